@@ -1,0 +1,2 @@
+//! Spliceway.
+pub mod config;
