@@ -1,8 +1,21 @@
 //! The configuration as the gateway runs with it: values only, every default applied, replaced as a whole.
 //!
-//! Two shapes, never mixed: [`file`] is what a person wrote (a spanned TOML table and its serde types), this module is
-//! what the gateway works with. `resolve` turns the one into the other and is the only place that refuses.
+//! Two shapes, never mixed: `file` is what a person wrote (every key of a spanned TOML table), this module is what the
+//! gateway works with. `resolve` turns the one into the other, by [`Config::load`] and [`Config::parse`]. A file is
+//! refused there or nowhere, with all of its problems at once ([`ConfigError`]).
 //! What lives longer than one configuration (counts, looked-up addresses) is not here but in `State`.
+
+mod address;
+mod file;
+mod hosts;
+mod names;
+mod paths;
+mod reader;
+mod report;
+mod resolve;
+mod template;
+mod tokens;
+mod values;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -13,6 +26,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
+
+pub use self::file::keys;
+pub use self::report::ConfigError;
+
+/// Header lines of a head by default. hyper keeps that many on its stack and moves to the heap for any other number.
+pub const DEFAULT_HEADERS: usize = 100;
 
 /// A whole configuration, ready to run with.
 #[derive(Debug)]
@@ -212,7 +231,7 @@ pub struct Match {
 /// A host of a route: lower case, no port, no trailing dot.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum HostPattern {
-    /// Just this host ("a.example", "192.0.2.1", "[2001:db8::1]").
+    /// Just this host ("a.example", "192.0.2.1", `"[2001:db8::1]"`).
     Exact(Box<str>),
     /// `*.suffix`: any host that has at least one label before ".suffix"; holds the suffix without "*.".
     Below(Box<str>),

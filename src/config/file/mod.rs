@@ -1,0 +1,293 @@
+//! The configuration as a person wrote it: every key of the file, its value read, nothing filled in. What a single
+//! value can say wrong is refused here; what concerns several is for `resolve`. Names, order and meaning of keys are a
+//! contract: they are added, never renamed.
+
+mod route;
+
+use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use crate::config::address::{bind, endpoint};
+use crate::config::hosts::host_header;
+use crate::config::names::name;
+use crate::config::reader::{Reading, Table};
+use crate::config::report::Refusal;
+use crate::config::tokens::{gateway_name, level};
+use crate::config::values::{Bounds, count, count_or, duration, size, text, whole_seconds, word};
+use crate::config::{Bind, EndpointAddress, HostHeader, LogFormat, Name, Records};
+
+pub(in crate::config) use self::route::{RedirectTable, RespondTable, RouteTable};
+
+/// Most deadlines: from the least that a timer can tell to a year, which is as good as none.
+const TIMEOUT: Bounds = Bounds("1ms", "365d");
+/// Looking names up more often than this is an attack on the resolver, and less often is never.
+const RESOLVE: Bounds = Bounds("100ms", "1d");
+/// TCP_KEEPIDLE: Linux takes up to 32767 seconds.
+const KEEPALIVE: Bounds = Bounds("1s", "9h");
+/// TCP_USER_TIMEOUT: an int of milliseconds, a little over 24 days.
+const USER_TIMEOUT: Bounds = Bounds("1ms", "24d");
+/// A smaller head does not hold an upgrade request with a cookie; a greater one is held by every connection.
+const HEAD_SIZE: Bounds = Bounds("1KiB", "1MiB");
+/// Sockets and tunnels: beyond what a process can have.
+const MOST_OPEN: u64 = 100_000_000;
+/// `HeaderMap` holds 32768 at most, and slows down long before.
+const MOST_HEADERS: u64 = 10_000;
+
+/// A whole file.
+#[derive(Debug)]
+pub(in crate::config) struct File {
+    pub(in crate::config) gateway: GatewayTable,
+    pub(in crate::config) connect: Option<Duration>,
+    pub(in crate::config) client: ClientTimes,
+    pub(in crate::config) exchange: ExchangeTimes,
+    pub(in crate::config) limits: LimitsTable,
+    pub(in crate::config) tcp: TcpTable,
+    pub(in crate::config) log: LogTable,
+    pub(in crate::config) drain_deadline: Option<Duration>,
+    pub(in crate::config) listeners: Vec<ListenerTable>,
+    pub(in crate::config) upstreams: Vec<UpstreamTable>,
+    /// Each with whether nothing was wrong with it.
+    pub(in crate::config) routes: Vec<(RouteTable, bool)>,
+}
+
+/// `[gateway]`.
+#[derive(Debug)]
+pub(in crate::config) struct GatewayTable {
+    /// The inner `None` is "auto".
+    pub(in crate::config) workers: Option<Option<NonZeroUsize>>,
+    pub(in crate::config) name: Option<String>,
+}
+
+/// The client side of `[timeouts]` and `[listener.timeouts]`.
+#[derive(Debug)]
+pub(in crate::config) struct ClientTimes {
+    pub(in crate::config) request_head: Option<Duration>,
+    pub(in crate::config) keep_alive: Option<Duration>,
+}
+
+/// The exchange's part of `[timeouts]` and `[route.timeouts]`.
+#[derive(Debug)]
+pub(in crate::config) struct ExchangeTimes {
+    pub(in crate::config) upgrade: Option<Duration>,
+    pub(in crate::config) response_head: Option<Duration>,
+    pub(in crate::config) stall: Option<Duration>,
+    pub(in crate::config) idle: Option<Duration>,
+    pub(in crate::config) half_close: Option<Duration>,
+}
+
+/// The part of `[limits]` and `[listener.limits]` that each request's head is held to.
+#[derive(Debug)]
+pub(in crate::config) struct HeadLimits {
+    pub(in crate::config) head_size: Option<usize>,
+    pub(in crate::config) headers: Option<usize>,
+}
+
+/// `[limits]`. Inner `None`s are "auto" and "off".
+#[derive(Debug)]
+pub(in crate::config) struct LimitsTable {
+    pub(in crate::config) connections: Option<Spanned<Option<NonZeroUsize>>>,
+    pub(in crate::config) tunnels: Option<Option<NonZeroUsize>>,
+    pub(in crate::config) head: HeadLimits,
+}
+
+/// `[tcp]`.
+#[derive(Debug)]
+pub(in crate::config) struct TcpTable {
+    pub(in crate::config) backlog: Option<u64>,
+    pub(in crate::config) keepalive: Option<Duration>,
+    pub(in crate::config) user_timeout: Option<Duration>,
+}
+
+/// `[log]`.
+#[derive(Debug)]
+pub(in crate::config) struct LogTable {
+    pub(in crate::config) level: Option<String>,
+    pub(in crate::config) format: Option<LogFormat>,
+    pub(in crate::config) records: Option<Records>,
+    pub(in crate::config) file: Option<String>,
+}
+
+/// `[[listener]]`.
+#[derive(Debug)]
+pub(in crate::config) struct ListenerTable {
+    pub(in crate::config) name: Option<Spanned<Name>>,
+    pub(in crate::config) bind: Vec<Spanned<Bind>>,
+    /// The first bind as it is written, for the name.
+    pub(in crate::config) first_bind: Option<String>,
+    pub(in crate::config) times: ClientTimes,
+    /// The inner `None` is "off".
+    pub(in crate::config) connections: Option<Spanned<Option<NonZeroUsize>>>,
+    pub(in crate::config) head: HeadLimits,
+}
+
+/// `[upstream.NAME]`.
+#[derive(Debug)]
+pub(in crate::config) struct UpstreamTable {
+    pub(in crate::config) name: Name,
+    /// Those that could be read.
+    pub(in crate::config) endpoints: Vec<Spanned<EndpointAddress>>,
+    pub(in crate::config) host_header: Option<HostHeader>,
+    pub(in crate::config) resolve: Option<Duration>,
+    pub(in crate::config) retry_attempts: Option<u64>,
+}
+
+/// Every key that a file may have, by its path: "listener.timeouts.keep_alive", "upstream.NAME.endpoints".
+pub fn keys() -> BTreeSet<String> {
+    // Tables are read whether they are there or not, so one of each kind that repeats is enough to be asked for all.
+    let text = "[[listener]]\n[upstream.name]\n[[route]]\n";
+    let table = DeTable::parse(text).expect("these headers are TOML");
+    let reading = Reading::default();
+    File::read(&mut Table::root(&reading, &table));
+    reading.keys().into_iter().map(|key| key.replace("upstream.name.", "upstream.NAME.")).collect()
+}
+
+impl File {
+    /// Reads the table of a whole file.
+    pub(in crate::config) fn read(table: &mut Table<'_>) -> Self {
+        table.require("listener", "write [[listener]] with bind = \"*:80\" or another address");
+        let gateway = table.table("gateway", GatewayTable::read);
+        let (connect, client, exchange) = table.table("timeouts", |t| {
+            let client = ClientTimes::read(t);
+            (time(t, "connect", TIMEOUT), client, ExchangeTimes::read(t))
+        });
+        let file = Self {
+            gateway,
+            connect,
+            client,
+            exchange,
+            limits: table.table("limits", LimitsTable::read),
+            tcp: table.table("tcp", TcpTable::read),
+            log: table.table("log", LogTable::read),
+            drain_deadline: table.table("drain", |t| time(t, "deadline", TIMEOUT)),
+            listeners: table
+                .tables("listener", ListenerTable::read)
+                .into_iter()
+                .map(|(listener, _)| listener)
+                .collect(),
+            upstreams: table.named_tables("upstream", name, UpstreamTable::read),
+            routes: table.tables("route", RouteTable::read),
+        };
+        table.tell_unknown();
+        file
+    }
+}
+
+impl GatewayTable {
+    fn read(table: &mut Table<'_>) -> Self {
+        Self {
+            workers: plain(table.value("workers", |v| count_or(v, "auto", 1024))),
+            name: plain(table.value("name", |v| gateway_name(text(v, "expected a name")?).map(str::to_owned))),
+        }
+    }
+}
+
+impl ClientTimes {
+    fn read(table: &mut Table<'_>) -> Self {
+        Self { request_head: time(table, "request_head", TIMEOUT), keep_alive: time(table, "keep_alive", TIMEOUT) }
+    }
+}
+
+impl ExchangeTimes {
+    fn read(table: &mut Table<'_>) -> Self {
+        Self {
+            upgrade: time(table, "upgrade", TIMEOUT),
+            response_head: time(table, "response_head", TIMEOUT),
+            stall: time(table, "stall", TIMEOUT),
+            idle: time(table, "idle", TIMEOUT),
+            half_close: time(table, "half_close", TIMEOUT),
+        }
+    }
+}
+
+impl HeadLimits {
+    fn read(table: &mut Table<'_>) -> Self {
+        let headers = table.value("headers", |v| count(v, 1..=MOST_HEADERS));
+        Self {
+            head_size: plain(table.value("head_size", |v| size(v, HEAD_SIZE))),
+            headers: plain(headers).and_then(|n| usize::try_from(n).ok()),
+        }
+    }
+}
+
+impl LimitsTable {
+    fn read(table: &mut Table<'_>) -> Self {
+        Self {
+            connections: table.value("connections", |v| count_or(v, "auto", MOST_OPEN)),
+            head: HeadLimits::read(table),
+            tunnels: plain(table.value("tunnels", |v| count_or(v, "off", MOST_OPEN))),
+        }
+    }
+}
+
+impl TcpTable {
+    fn read(table: &mut Table<'_>) -> Self {
+        Self {
+            backlog: plain(table.value("backlog", |v| count(v, 1..=65_535))),
+            keepalive: plain(table.value("keepalive", |v| whole_seconds(v, KEEPALIVE))),
+            user_timeout: time(table, "user_timeout", USER_TIMEOUT),
+        }
+    }
+}
+
+impl LogTable {
+    fn read(table: &mut Table<'_>) -> Self {
+        let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+        let records = [
+            ("all", Records::All),
+            ("tunnels", Records::Tunnels),
+            ("failures", Records::Failures),
+            ("off", Records::Off),
+        ];
+        Self {
+            level: plain(table.value("level", |v| level(text(v, "expected a level such as \"info\"")?))),
+            format: plain(table.value("format", |v| word(v, &formats))),
+            records: plain(table.value("records", |v| word(v, &records))),
+            file: plain(table.value("file", |v| file_name(v, "expected \"stdout\", \"stderr\" or a file"))),
+        }
+    }
+}
+
+impl ListenerTable {
+    fn read(table: &mut Table<'_>) -> Self {
+        table.require("bind", "where it listens, such as bind = \"*:80\"");
+        let name = table.value("name", |v| name(text(v, "expected a name")?));
+        let bind = table.one_or_many("bind", bind).unwrap_or_default();
+        let times = table.table("timeouts", ClientTimes::read);
+        let (connections, head) =
+            table.table("limits", |t| (t.value("connections", |v| count_or(v, "off", MOST_OPEN)), HeadLimits::read(t)));
+        Self { name, bind, first_bind: table.first_text("bind"), times, connections, head }
+    }
+}
+
+impl UpstreamTable {
+    fn read(name: Option<Name>, table: &mut Table<'_>) -> Option<Self> {
+        table.require("endpoints", "where it is, such as endpoints = [\"10.0.0.5:9000\"]");
+        let endpoints = table.some("endpoints", endpoint).unwrap_or_default();
+        let host_header =
+            table.value("host_header", |v| host_header(text(v, "expected \"client\", \"endpoint\" or a host")?));
+        // There is one way of balancing so far, and so nothing to remember.
+        table.value("balance", |v| word(v, &[("least-tunnels", ())]));
+        let resolve = time(table, "resolve", RESOLVE);
+        let retry_attempts = table.table("retry", |t| plain(t.value("attempts", |v| count(v, 0..=16))));
+        Some(Self { name: name?, endpoints, host_header: plain(host_header), resolve, retry_attempts })
+    }
+}
+
+fn plain<T>(value: Option<Spanned<T>>) -> Option<T> {
+    value.map(Spanned::into_inner)
+}
+
+fn time(table: &mut Table<'_>, key: &'static str, bounds: Bounds) -> Option<Duration> {
+    plain(table.value(key, |v| duration(v, bounds)))
+}
+
+fn file_name(value: &DeValue<'_>, expected: &str) -> Result<String, Refusal> {
+    match text(value, expected)? {
+        name if name.is_empty() || name.contains('\0') => Err(Refusal::new("this is not a file's name", expected)),
+        name => Ok(name.to_owned()),
+    }
+}

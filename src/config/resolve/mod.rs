@@ -1,0 +1,151 @@
+//! From the file to what the gateway runs with: defaults, inheritance, names, and everything that concerns more than
+//! one key. Nothing behind this refuses a configuration.
+
+mod listener;
+mod route;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use toml::de::{DeTable, Error};
+
+use self::listener::listeners;
+use self::route::{Parts, routes};
+use super::file::{File, GatewayTable, LimitsTable, LogTable, TcpTable, UpstreamTable};
+use super::reader::{Reading, Table};
+use super::report::{ConfigError, Problems};
+use super::tokens::gateway_name_of;
+use super::{
+    Config, ConnectionLimit, Drain, Gateway, HostHeader, Limits, Log, LogFile, LogFormat, Records, Tcp, Upstream,
+};
+
+impl Config {
+    /// Reads the file at `path`.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text =
+            fs::read_to_string(path).map_err(|cause| ConfigError::Unreadable { path: path.to_owned(), cause })?;
+        let folder = path.parent().unwrap_or_else(|| Path::new(""));
+        Self::parse(&path.display().to_string(), &text, folder)
+    }
+
+    /// Reads `text`, which messages call `name`. Files that it names without a folder are in `folder`.
+    pub fn parse(name: &str, text: &str, folder: &Path) -> Result<Self, ConfigError> {
+        let reading = Reading::default();
+        let config = read(text, folder, &reading);
+        match reading.problems.report(name, text) {
+            Some(report) => Err(ConfigError::Refused(report)),
+            None => Ok(config.expect("a configuration that is not made has a problem")),
+        }
+    }
+}
+
+/// The configuration, unless the text is no TOML. Whether it can be run with, the problems tell.
+fn read(text: &str, folder: &Path, reading: &Reading) -> Option<Config> {
+    let (table, errors) = DeTable::parse_recoverable(text);
+    if errors.is_empty() {
+        let file = File::read(&mut Table::root(reading, &table));
+        return Some(resolve(file, folder, &reading.problems));
+    }
+    tell_syntax(text, &errors, &reading.problems);
+    None
+}
+
+/// Says what is no TOML: of each line the first, for a line that is broken in one place mostly is in several.
+fn tell_syntax(text: &str, errors: &[Error], problems: &Problems) {
+    let mut lines = BTreeSet::new();
+    for error in errors {
+        let place = error.span().unwrap_or(0..0);
+        let line = text.bytes().take(place.start).filter(|b| *b == b'\n').count();
+        let (what, expected) = match error.message().split_once(", expected ") {
+            // A bare word is read as the beginning of "inf" or "true", and that is what the parser would then ask for.
+            Some(("invalid float" | "invalid boolean" | "string values must be quoted", _)) => {
+                ("invalid value", "text stands in quotes: \"...\"".to_owned())
+            }
+            Some((what, expected)) => (what, format!("expected {expected}")),
+            None => (error.message(), String::new()),
+        };
+        if lines.insert(line) {
+            problems.tell(place, format!("not TOML: {what}"), expected);
+        }
+    }
+}
+
+fn resolve(file: File, folder: &Path, problems: &Problems) -> Config {
+    let listeners = listeners(&file, problems);
+    let upstreams: Vec<_> = file.upstreams.iter().map(|table| Arc::new(upstream(table, problems))).collect();
+    let parts = Parts {
+        listeners: &listeners,
+        upstreams: &upstreams,
+        connect: file.connect.unwrap_or(Duration::from_secs(5)),
+        exchange: &file.exchange,
+        folder,
+        problems,
+    };
+    let routes = routes(file.routes, &parts);
+    Config {
+        gateway: gateway(file.gateway),
+        limits: limits(&file.limits),
+        tcp: tcp(&file.tcp),
+        log: log(file.log, folder),
+        drain: Drain { deadline: file.drain_deadline.unwrap_or(Duration::from_secs(25)) },
+        listeners,
+        routes,
+        upstreams,
+    }
+}
+
+fn gateway(table: GatewayTable) -> Gateway {
+    let cores = || std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+    let host = || gateway_name_of(&rustix::system::uname().nodename().to_string_lossy());
+    Gateway { workers: table.workers.flatten().unwrap_or_else(cores), name: table.name.unwrap_or_else(host).into() }
+}
+
+fn limits(table: &LimitsTable) -> Limits {
+    let connections = table.connections.as_ref().and_then(|c| *c.get_ref());
+    Limits {
+        connections: connections.map_or(ConnectionLimit::Auto, ConnectionLimit::Count),
+        tunnels: table.tunnels.flatten(),
+    }
+}
+
+fn tcp(table: &TcpTable) -> Tcp {
+    Tcp {
+        backlog: table.backlog.and_then(|b| u32::try_from(b).ok()).unwrap_or(4096),
+        keepalive: table.keepalive.unwrap_or(Duration::from_secs(60)),
+        user_timeout: table.user_timeout.unwrap_or(Duration::from_secs(90)),
+    }
+}
+
+fn log(table: LogTable, folder: &Path) -> Log {
+    let file = match table.file.as_deref() {
+        None | Some("stdout") => LogFile::Stdout,
+        Some("stderr") => LogFile::Stderr,
+        Some(path) => LogFile::Path(folder.join(path)),
+    };
+    Log {
+        level: table.level.unwrap_or_else(|| "info".to_owned()),
+        format: table.format.unwrap_or(LogFormat::Text),
+        records: table.records.unwrap_or(Records::All),
+        file,
+    }
+}
+
+fn upstream(table: &UpstreamTable, problems: &Problems) -> Upstream {
+    problems.tell_repeats(&format!("upstream.{}.endpoints", table.name), &table.endpoints, "leave one out");
+    Upstream {
+        name: table.name.clone(),
+        endpoints: table.endpoints.iter().map(|e| e.get_ref().clone()).collect(),
+        host_header: table.host_header.clone().unwrap_or(HostHeader::Client),
+        resolve: table.resolve.unwrap_or(Duration::from_secs(30)),
+        retry_attempts: table.retry_attempts.and_then(|a| u32::try_from(a).ok()).unwrap_or(2),
+    }
+}
+
+/// A timeout, looked up from the narrow place to the wide one, or its default.
+fn inherited(narrow: Option<Duration>, wide: Option<Duration>, default_seconds: u64) -> Duration {
+    narrow.or(wide).unwrap_or_else(|| Duration::from_secs(default_seconds))
+}
