@@ -1,0 +1,210 @@
+//! The control thread: signals, names, the log's rotation, the drain. Nothing of it ever runs on a worker; it speaks to
+//! them through their inboxes and reads their cells.
+
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval, sleep};
+
+use crate::config::{self, Drain};
+use crate::gateway::Ended;
+use crate::proxy::Serving;
+use crate::socket::Listening;
+use crate::telemetry::Output;
+use crate::upstream::{EndpointStates, resolve};
+use crate::worker::{Context, Message};
+
+/// How often it is looked at whether the log dropped lines.
+const LOG_CHECK: Duration = Duration::from_secs(5);
+
+/// Everything that outlives a configuration, and the workers.
+#[derive(Debug)]
+pub struct Control {
+    /// The workers.
+    pub workers: Vec<WorkerHandle>,
+    /// The configuration in force.
+    pub serving: Arc<Serving>,
+    /// What is known of endpoints, whatever configuration they came with.
+    pub states: Arc<EndpointStates>,
+    /// The log.
+    pub output: Output,
+    /// How to drain.
+    pub drain: Drain,
+}
+
+/// A worker as the control thread holds it.
+#[derive(Debug)]
+pub struct WorkerHandle {
+    /// Its inbox.
+    pub orders: mpsc::UnboundedSender<Message>,
+    /// What it shares with its connections.
+    pub context: Arc<Context>,
+    /// Says that it has run to its end.
+    pub ended: oneshot::Receiver<()>,
+    /// Its thread.
+    pub thread: JoinHandle<()>,
+}
+
+/// How a gateway inside a larger program is ended: like a signal, for each time that its sender sends.
+#[derive(Debug)]
+pub struct Stop(mpsc::UnboundedReceiver<()>);
+
+impl Stop {
+    /// The sender asks for the drain, and the second time for the end.
+    pub fn channel() -> (mpsc::UnboundedSender<()>, Self) {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        (sender, Self(receiver))
+    }
+
+    async fn asked(&mut self) {
+        if self.0.recv().await.is_none() {
+            std::future::pending().await
+        }
+    }
+}
+
+/// The signals that a gateway listens to.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+    user1: Signal,
+}
+
+impl Control {
+    /// Runs the gateway to its end. `listening` are the sockets that it owns until then.
+    pub fn run(self, stop: Stop, listening: Vec<(Arc<config::Listener>, Vec<Listening>)>) -> io::Result<Ended> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(self.serve(stop, listening))
+    }
+
+    async fn serve(
+        mut self,
+        mut stop: Stop,
+        listening: Vec<(Arc<config::Listener>, Vec<Listening>)>,
+    ) -> io::Result<Ended> {
+        let mut signals = Signals::listen()?;
+        let look_ups = self.keep_names();
+        tracing::info!(workers = self.workers.len(), "serving");
+        self.until_end(&mut signals, &mut stop).await;
+        tracing::info!(deadline = ?self.drain.deadline, open = self.open(), "draining");
+        // The workers take what waits in the queues; their duplicates keep the sockets open until they have.
+        drop(listening);
+        self.tell(Message::Drain);
+        self.until_drained(&mut signals, &mut stop).await;
+        drop(look_ups);
+        Ok(self.conclude())
+    }
+
+    /// Looks names up from now on, as tasks of this thread.
+    fn keep_names(&self) -> JoinSet<()> {
+        let mut look_ups = JoinSet::new();
+        for upstream in self.serving.upstreams().filter(|upstream| upstream.names().next().is_some()) {
+            look_ups.spawn(resolve::keep_resolved(Arc::clone(upstream), Arc::clone(&self.states)));
+        }
+        look_ups
+    }
+
+    /// Serves until it is asked to end.
+    async fn until_end(&self, signals: &mut Signals, stop: &mut Stop) {
+        let mut check = interval(LOG_CHECK);
+        check.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = signals.terminate.recv() => return,
+                _ = signals.interrupt.recv() => return,
+                () = stop.asked() => return,
+                _ = signals.hangup.recv() => {
+                    tracing::warn!("SIGHUP: reload is not there yet; the configuration stays as it is");
+                }
+                _ = signals.user1.recv() => self.reopen_log(),
+                _ = check.tick() => self.tell_dropped_lines(),
+            }
+        }
+    }
+
+    /// Waits for the workers; when the deadline has passed or a second signal has come, what is left is cut.
+    async fn until_drained(&mut self, signals: &mut Signals, stop: &mut Stop) {
+        let deadline = sleep(self.drain.deadline);
+        tokio::select! {
+            () = all_ended(&mut self.workers) => return,
+            () = deadline => tracing::warn!(open = self.open(), "drain.deadline has passed: cutting what is left"),
+            () = signals.end() => tracing::warn!(open = self.open(), "second signal: cutting what is left"),
+            () = stop.asked() => tracing::warn!(open = self.open(), "asked again: cutting what is left"),
+        }
+        self.tell(Message::HardStop);
+        all_ended(&mut self.workers).await;
+    }
+
+    fn conclude(self) -> Ended {
+        let (mut connections, mut requests, mut tunnels, mut cut) = (0, 0, 0, 0);
+        for worker in self.workers {
+            let cell = Arc::clone(&worker.context.cell);
+            if worker.thread.join().is_err() {
+                tracing::error!("a worker panicked");
+            }
+            connections += cell.connections.get();
+            requests += cell.requests.get();
+            tunnels += cell.tunnels.get();
+            cut += cell.cut.get();
+        }
+        self.output.newly_dropped();
+        tracing::info!(connections, requests, tunnels, cut, "ended");
+        Ended { cut }
+    }
+
+    fn tell(&self, message: Message) {
+        for worker in &self.workers {
+            // A worker that has ended has nothing left to be told.
+            let _ = worker.orders.send(message);
+        }
+    }
+
+    fn open(&self) -> usize {
+        self.workers.iter().map(|worker| worker.context.registry.len()).sum()
+    }
+
+    fn reopen_log(&self) {
+        self.output.reopen();
+        tracing::info!("SIGUSR1: the log file is opened anew");
+    }
+
+    fn tell_dropped_lines(&self) {
+        let dropped = self.output.newly_dropped();
+        if dropped > 0 {
+            tracing::warn!(dropped, "lines of the log were dropped: what reads them is too slow");
+        }
+    }
+}
+
+async fn all_ended(workers: &mut [WorkerHandle]) {
+    for worker in workers {
+        if !worker.ended.is_terminated() {
+            // An error means that its thread is gone, which is an end as well.
+            let _ = (&mut worker.ended).await;
+        }
+    }
+}
+
+impl Signals {
+    fn listen() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+            user1: signal(SignalKind::user_defined1())?,
+        })
+    }
+
+    async fn end(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

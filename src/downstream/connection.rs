@@ -1,0 +1,400 @@
+//! One connection of a client: HTTP/1.1 by hyper, under one deadline from accept to its end or its upgrade.
+//!
+//! The connection owns its seat. For hyper it ends at the upgrade: then what the service put into the slot (the backend's
+//! stream, the record, the use of an endpoint) and the seat move into a tunnel of its own task, and this future, which is
+//! large, is freed. If hyper ends any other way, the slot is dropped with all that is in it.
+
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::addr::ClientAddr;
+use super::linger;
+use super::seat::Seat;
+use crate::config::{Listener, Scheme};
+use crate::proxy::Switching;
+use crate::proxy::body::Body;
+use crate::record::Record;
+use crate::registry::{Entry, Order};
+use crate::rejection::ConnectionFault;
+use crate::tunnel::Side;
+use crate::tunnel::alarm::Alarm;
+use crate::tunnel::io::TunnelIo;
+use crate::worker;
+
+/// How long a drain waits for the request that a connection has begun or is about to begin.
+const DRAIN_GRACE: Duration = Duration::from_secs(1);
+
+/// The least that hyper's buffer may be bounded to; a head may be smaller, by its own limit.
+const LEAST_BUFFER: usize = 16 * 1024;
+
+/// A connection as it came from the accept queue.
+#[derive(Debug)]
+pub struct Accepted {
+    /// The stream.
+    pub io: TunnelIo,
+    /// Who it is.
+    pub client: ClientAddr,
+    /// Its place.
+    pub seat: Seat,
+    /// Where it came in.
+    pub listener: Arc<Listener>,
+}
+
+/// What the requests of one connection share.
+#[derive(Debug)]
+pub struct ConnContext {
+    /// Who it is.
+    pub client: ClientAddr,
+    /// Where it came in.
+    pub listener: Arc<Listener>,
+    /// How it came in.
+    pub scheme: Scheme,
+    /// The worker that it lives and dies on.
+    pub worker: Arc<worker::Context>,
+    entry: Arc<Entry>,
+    timing: Mutex<Timing>,
+    slot: Mutex<Option<Switching>>,
+}
+
+/// Where the connection stands between two requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// A head is awaited or has begun.
+    Head,
+    /// A request is being served; it has deadlines of its own.
+    Service,
+    /// Silence between two requests.
+    Idle,
+}
+
+#[derive(Debug)]
+struct Timing {
+    phase: Phase,
+    since: Instant,
+    /// Bytes of the head at hand have come.
+    begun: bool,
+    /// Since when bytes wait to be written and none moved.
+    write_waits: Option<Instant>,
+    /// How long they may.
+    stall: Duration,
+    /// The client has ended its direction.
+    client_ended: bool,
+    /// A drain waits until then for the request that is about to come.
+    grace: Option<Instant>,
+}
+
+/// How hyper's part ended.
+enum End {
+    /// By itself: closed, failed, or upgraded.
+    Http(hyper::Result<()>),
+    /// By the clock.
+    TimedOut(ConnectionFault),
+    /// By the gateway's end.
+    HardStop,
+}
+
+/// Serves a connection to its end, or to its upgrade. `handle` answers one request; it is a parameter so that a test can
+/// put another in its place.
+pub async fn serve<H, F>(accepted: Accepted, worker: Arc<worker::Context>, handle: H)
+where
+    H: Fn(Request<Incoming>, Arc<ConnContext>) -> F + Send,
+    F: Future<Output = Response<Body>> + Send,
+{
+    let Accepted { io, client, seat, listener } = accepted;
+    let connection = Arc::new(ConnContext::new(client, listener, worker, &seat));
+    let service = service_fn(|request| {
+        connection.serving();
+        let answer = handle(request, Arc::clone(&connection));
+        async { Ok::<_, Infallible>(answer.await) }
+    });
+    let io = Watched { io, connection: Arc::clone(&connection) };
+    let http = builder(&connection.listener).serve_connection(TokioIo::new(io), service).with_upgrades();
+    let mut http = Box::pin(http);
+    let end = drive(http.as_mut(), &connection).await;
+    let parts = Pin::into_inner(http).into_parts();
+    let switching = connection.take_switching();
+    match (parts, switching) {
+        (None, Some(switching)) => {
+            connection.worker.cell.tunnels.add(1);
+            become_tunnel(switching, seat).await;
+        }
+        (Some(parts), switching) => {
+            if let Some(switching) = switching {
+                switching.abandon();
+            }
+            let io = parts.io.into_inner().io;
+            finish(io, end, &connection).await;
+            drop(seat);
+        }
+        // hyper upgrades only for a 101, and a 101 leaves only with a full slot.
+        (None, None) => drop(seat),
+    }
+}
+
+fn builder(listener: &Listener) -> http1::Builder {
+    let limits = &listener.limits;
+    let mut builder = http1::Builder::new();
+    builder
+        .header_read_timeout(None)
+        .max_buf_size(limits.head_size.max(LEAST_BUFFER))
+        .max_header_size(limits.head_size)
+        .preserve_header_case(true);
+    // hyper moves its header table to the heap as soon as its length is set.
+    if limits.headers != crate::config::DEFAULT_HEADERS {
+        builder.max_headers(limits.headers);
+    }
+    builder
+}
+
+type Http<S> = http1::UpgradeableConnection<TokioIo<Watched>, S>;
+
+/// Polls hyper, the orders and the one deadline until one of them ends the connection.
+async fn drive<S, B>(mut http: Pin<&mut Http<S>>, connection: &ConnContext) -> End
+where
+    S: hyper::service::HttpService<Incoming, ResBody = B> + Unpin,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    S::Future: Send,
+    B: hyper::body::Body + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    Http<S>: Future<Output = hyper::Result<()>>,
+{
+    let mut alarm = Alarm::new(Instant::now() + connection.listener.timeouts.request_head);
+    poll_fn(|cx| {
+        connection.entry.wake_by(cx.waker());
+        match connection.entry.ordered() {
+            Order::HardStop => return Poll::Ready(End::HardStop),
+            Order::Drain if connection.drain_may_cut() => http.as_mut().graceful_shutdown(),
+            Order::Drain | Order::Go => {}
+        }
+        if let Poll::Ready(result) = http.as_mut().poll(cx) {
+            return Poll::Ready(End::Http(result));
+        }
+        connection.poll_deadline(&mut alarm, cx).map(End::TimedOut)
+    })
+    .await
+}
+
+/// The end of a connection that did not upgrade: its record where no request has one, its last words, its close.
+async fn finish(io: TunnelIo, end: End, connection: &ConnContext) {
+    let (fault, ended) = match end {
+        End::Http(Ok(())) => (None, connection.client_ended()),
+        End::Http(Err(error)) => (connection.fault(&error), connection.client_ended()),
+        End::TimedOut(fault) => (Some(fault), false),
+        End::HardStop => (None, true),
+    };
+    if let Some(fault) = &fault {
+        fault.tell(connection.record());
+    }
+    match fault {
+        Some(ConnectionFault::WriteStalled) => io.abort(),
+        _ if ended => {}
+        fault => linger::close(io, fault.as_ref().map_or(b"", ConnectionFault::last_words)).await,
+    }
+}
+
+/// The 101 has left: the raw stream, the seat and the slot's content are a tunnel from here on.
+async fn become_tunnel(switching: Switching, seat: Seat) {
+    // hyper fulfilled it before its future ended.
+    let Ok((upgraded, ready)) = switching.upgraded().await else { return };
+    let parts =
+        upgraded.downcast::<TokioIo<Watched>>().expect("the stream that hyper gives back is the one that it was given");
+    let client = Side { io: parts.io.into_inner().io, leftover: parts.read_buf };
+    ready.start(client, seat);
+}
+
+impl ConnContext {
+    fn new(client: ClientAddr, listener: Arc<Listener>, worker: Arc<worker::Context>, seat: &Seat) -> Self {
+        let timing = Timing {
+            phase: Phase::Head,
+            since: Instant::now(),
+            begun: false,
+            write_waits: None,
+            stall: listener.timeouts.request_head,
+            client_ended: false,
+            grace: None,
+        };
+        Self {
+            client,
+            listener,
+            scheme: Scheme::Http,
+            worker,
+            entry: Arc::clone(seat.registration.entry()),
+            timing: Mutex::new(timing),
+            slot: Mutex::new(None),
+        }
+    }
+
+    /// A record of this connection.
+    pub fn record(&self) -> Record {
+        Record::begin(&self.worker.sink, self.client, &self.listener.name)
+    }
+
+    /// Puts what becomes a tunnel when the 101 has left.
+    pub fn switch(&self, switching: Switching) {
+        *self.slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(switching);
+    }
+
+    fn take_switching(&self) -> Option<Switching> {
+        self.slot.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// The answer at hand may wait so long for a client that does not read.
+    pub fn bound_stall(&self, stall: Duration) {
+        self.timing().stall = stall;
+    }
+
+    fn serving(&self) {
+        let mut timing = self.timing();
+        timing.phase = Phase::Service;
+        timing.grace = None;
+    }
+
+    /// The answer's body has ended, one way or another: the connection is between two requests.
+    pub fn answered(&self) {
+        let mut timing = self.timing();
+        timing.phase = Phase::Idle;
+        timing.since = Instant::now();
+        timing.begun = false;
+    }
+
+    fn client_ended(&self) -> bool {
+        self.timing().client_ended
+    }
+
+    /// Whether hyper may be told to end: it cuts a connection that is not within a request, so one whose request is on its
+    /// way gets a moment for it.
+    fn drain_may_cut(&self) -> bool {
+        let mut timing = self.timing();
+        if timing.phase == Phase::Head {
+            timing.grace.get_or_insert_with(|| Instant::now() + DRAIN_GRACE);
+            return false;
+        }
+        true
+    }
+
+    /// What hyper's error was, where no request has a record for it.
+    fn fault(&self, error: &hyper::Error) -> Option<ConnectionFault> {
+        let timing = self.timing();
+        (timing.phase == Phase::Head && timing.begun).then(|| ConnectionFault::from_hyper(error))
+    }
+
+    fn poll_deadline(&self, alarm: &mut Alarm, cx: &mut Context<'_>) -> Poll<ConnectionFault> {
+        loop {
+            let now = Instant::now();
+            let Some((due, fault)) = self.timing().due(&self.listener) else {
+                return Poll::Pending;
+            };
+            if due <= now {
+                return Poll::Ready(fault);
+            }
+            if alarm.poll(due, cx).is_pending() {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    fn timing(&self) -> MutexGuard<'_, Timing> {
+        self.timing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Timing {
+    /// The next deadline, and what its passing is.
+    fn due(&self, listener: &Listener) -> Option<(Instant, ConnectionFault)> {
+        let timeouts = &listener.timeouts;
+        let stalled = self.write_waits.map(|since| (since + self.stall, ConnectionFault::WriteStalled));
+        let phase = match self.phase {
+            Phase::Head => {
+                let fault = if self.begun { ConnectionFault::HeadTooSlow } else { ConnectionFault::Mute };
+                let due = self.since + timeouts.request_head;
+                Some((self.grace.map_or(due, |grace| grace.min(due)), fault))
+            }
+            Phase::Service => None,
+            Phase::Idle => Some((self.since + timeouts.keep_alive, ConnectionFault::KeepAliveOver)),
+        };
+        match (stalled, phase) {
+            (Some(stalled), Some(phase)) => Some(if stalled.0 <= phase.0 { stalled } else { phase }),
+            (stalled, phase) => stalled.or(phase),
+        }
+    }
+
+    fn read(&mut self, bytes: usize) {
+        if bytes == 0 {
+            self.client_ended = true;
+            return;
+        }
+        if self.phase == Phase::Idle {
+            self.phase = Phase::Head;
+            self.since = Instant::now();
+        }
+        self.begun |= self.phase == Phase::Head;
+    }
+
+    fn wrote(&mut self, polled: &Poll<io::Result<usize>>) {
+        match polled {
+            Poll::Ready(_) => self.write_waits = None,
+            Poll::Pending => {
+                self.write_waits.get_or_insert_with(Instant::now);
+            }
+        }
+    }
+}
+
+/// The client's stream under hyper: it tells the connection what its deadlines need to know.
+struct Watched {
+    io: TunnelIo,
+    connection: Arc<ConnContext>,
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let polled = self.io.poll_read(cx, buffer);
+        if matches!(polled, Poll::Ready(Ok(()))) {
+            self.connection.timing().read(buffer.filled().len() - before);
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let polled = self.io.poll_write(cx, bytes);
+        self.connection.timing().wrote(&polled);
+        polled
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let polled = pin!(&mut self.io).poll_write_vectored(cx, slices);
+        self.connection.timing().wrote(&polled);
+        polled
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.io.poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.io.poll_shutdown(cx)
+    }
+}

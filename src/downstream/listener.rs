@@ -1,0 +1,173 @@
+//! Accepting: one loop for each socket of a worker. It does nothing slow: a place in the budgets first, then the connection,
+//! and its task at once.
+
+use std::io;
+use std::net::TcpStream;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use tokio::io::unix::AsyncFd;
+use tokio::time::sleep;
+
+use super::addr::ClientAddr;
+use super::connection::Accepted;
+use super::readiness;
+use super::seat::{ConnectionBudget, Permits, Seat};
+use crate::config;
+use crate::socket;
+use crate::tunnel::io::TunnelIo;
+use crate::worker::{self, Stage};
+
+/// How long accepting pauses when the machine has nothing left to accept with.
+const EXHAUSTED_PAUSE: Duration = Duration::from_secs(1);
+
+/// One socket of one worker, and what comes in by it.
+#[derive(Debug)]
+pub struct Listener {
+    /// Its policy.
+    pub config: Arc<config::Listener>,
+    /// Where a connection needs a place.
+    pub budget: ConnectionBudget,
+    /// The socket; the gateway owns it, this is a duplicate.
+    pub socket: OwnedFd,
+}
+
+impl Listener {
+    /// Accepts until the drain begins, then what still waits in the queue, and closes.
+    pub async fn run(self, worker: Arc<worker::Context>) {
+        let Self { config, budget, socket } = self;
+        let socket = match readiness::watch(socket) {
+            Ok(socket) => socket,
+            Err(error) => {
+                return tracing::error!(listener = %config.name, %error, "the listening socket cannot be watched");
+            }
+        };
+        let mut queue = Queue { config, budget, socket, worker, full: false };
+        let mut stage = queue.worker.stage.subscribe();
+        loop {
+            tokio::select! {
+                biased;
+                _ = stage.wait_for(|stage| *stage != Stage::Serving) => break,
+                () = queue.serve_next() => {}
+            }
+        }
+        queue.serve_rest();
+    }
+}
+
+struct Queue {
+    config: Arc<config::Listener>,
+    budget: ConnectionBudget,
+    socket: AsyncFd<OwnedFd>,
+    worker: Arc<worker::Context>,
+    full: bool,
+}
+
+impl Queue {
+    /// One connection, or one error. Dropping the future loses nothing: between accept and task it does not wait.
+    async fn serve_next(&mut self) {
+        match self.accept().await {
+            Ok((stream, client, permits)) => self.serve(stream, client, permits),
+            Err(error) => self.survive(&error).await,
+        }
+    }
+
+    /// The place comes first, and before it a connection to need it: who held places while nothing waits would starve the
+    /// other sockets.
+    async fn accept(&mut self) -> io::Result<(TcpStream, ClientAddr, Permits)> {
+        loop {
+            let mut ready = self.socket.readable().await?;
+            let permits = match self.budget.try_take() {
+                Some(permits) => permits,
+                None => {
+                    if !std::mem::replace(&mut self.full, true) {
+                        tracing::warn!(listener = %self.config.name, "the limit of connections is reached; accepting pauses");
+                    }
+                    self.budget.take().await
+                }
+            };
+            if let Ok(accepted) = ready.try_io(|socket| socket::accept(socket.get_ref())) {
+                self.full = false;
+                return accepted.map(|(stream, client)| (stream, client, permits));
+            }
+        }
+    }
+
+    fn serve(&self, stream: TcpStream, client: ClientAddr, permits: Permits) {
+        self.worker.cell.connections.add(1);
+        match tokio::net::TcpStream::from_std(stream) {
+            Ok(stream) => {
+                let seat = Seat::new(self.worker.registry.enter(client), permits);
+                let listener = Arc::clone(&self.config);
+                worker::spawn_connection(
+                    Accepted { io: TunnelIo::Tcp(stream), client, seat, listener },
+                    Arc::clone(&self.worker),
+                );
+            }
+            Err(error) => tracing::error!(%client, %error, "an accepted connection cannot be watched"),
+        }
+    }
+
+    /// The error of one connection is that connection's; one of the machine pauses accepting. Neither ends it.
+    async fn survive(&self, error: &io::Error) {
+        if is_of_one_connection(error) {
+            return tracing::debug!(listener = %self.config.name, %error, "a connection was gone before it was accepted");
+        }
+        tracing::error!(listener = %self.config.name, %error, "accepting failed; it pauses for a second");
+        sleep(EXHAUSTED_PAUSE).await;
+    }
+
+    /// Clients whose connect has already succeeded are served, too, as far as there is place.
+    fn serve_rest(&self) {
+        while let Some(permits) = self.budget.try_take() {
+            match socket::accept(self.socket.get_ref()) {
+                Ok((stream, client)) => self.serve(stream, client, permits),
+                Err(error) if is_of_one_connection(&error) => {}
+                Err(_) => break,
+            }
+        }
+    }
+}
+
+/// accept(2) hands out the errors of a connection that waited in the queue.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    let of_one = [
+        Errno::CONNABORTED,
+        Errno::CONNRESET,
+        Errno::INTR,
+        Errno::PERM,
+        Errno::PROTO,
+        Errno::NETDOWN,
+        Errno::NOPROTOOPT,
+        Errno::HOSTDOWN,
+        Errno::NONET,
+        Errno::HOSTUNREACH,
+        Errno::OPNOTSUPP,
+        Errno::NETUNREACH,
+        Errno::TIMEDOUT,
+    ];
+    of_one.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_errors_of_the_machine_pause_accepting() {
+        let table = [
+            (Errno::CONNABORTED, true),
+            (Errno::PROTO, true),
+            (Errno::MFILE, false),
+            (Errno::NFILE, false),
+            (Errno::NOBUFS, false),
+            (Errno::NOMEM, false),
+        ];
+        for (errno, of_one) in table {
+            let error = io::Error::from_raw_os_error(errno.raw_os_error());
+            assert_eq!(is_of_one_connection(&error), of_one, "{error}");
+        }
+    }
+}

@@ -1,0 +1,293 @@
+//! Bodies on their way through: of answers to the client, and of requests to a backend.
+//!
+//! What must live exactly as long as a plain answer travels inside its body and ends with it, by its end, an error or a
+//! drop: the record, the use of the endpoint, and the connection's phase.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
+
+use crate::downstream::connection::ConnContext;
+use crate::record::Record;
+use crate::tunnel::alarm::Alarm;
+use crate::upstream::endpoint::EndpointGuard;
+
+/// The body of an answer.
+#[derive(Debug)]
+pub struct Body {
+    content: Content,
+    carried: Option<Box<Carried>>,
+}
+
+#[derive(Debug)]
+enum Content {
+    Empty,
+    Full(Bytes),
+    Forwarded(Forwarded),
+}
+
+/// A backend's body, with the moment at which its silence is too long.
+#[derive(Debug)]
+struct Forwarded {
+    incoming: Incoming,
+    stall: Duration,
+    moved: Instant,
+    alarm: Option<Alarm>,
+}
+
+/// What ends with the answer.
+#[derive(Debug)]
+pub struct Carried {
+    /// Its line.
+    pub record: Record,
+    /// The use of the endpoint that it comes from.
+    pub endpoint: Option<EndpointGuard>,
+    /// The bytes of the request's body, when it had one.
+    pub request_body: Option<Arc<Progress>>,
+    /// The connection that it is written to.
+    pub connection: Arc<ConnContext>,
+    /// False for the answer to a HEAD, whose body nobody asks for.
+    pub has_body: bool,
+}
+
+/// A body that broke off.
+#[derive(Debug)]
+pub enum BodyError {
+    /// The sender's connection failed.
+    Broken(hyper::Error),
+    /// The sender was silent for `timeouts.stall`.
+    Stalled,
+}
+
+impl Body {
+    /// No bytes.
+    pub fn empty() -> Self {
+        Self { content: Content::Empty, carried: None }
+    }
+
+    /// These bytes.
+    pub fn full(bytes: Bytes) -> Self {
+        let content = if bytes.is_empty() { Content::Empty } else { Content::Full(bytes) };
+        Self { content, carried: None }
+    }
+
+    /// A backend's bytes as they come, unless it is silent for longer than `stall`.
+    pub fn forwarded(incoming: Incoming, stall: Duration) -> Self {
+        let forwarded = Forwarded { incoming, stall, moved: Instant::now(), alarm: None };
+        Self { content: Content::Forwarded(forwarded), carried: None }
+    }
+
+    /// Gives it what ends with it.
+    pub fn carrying(mut self, carried: Carried) -> Self {
+        self.carried = Some(Box::new(carried));
+        self
+    }
+}
+
+impl HttpBody for Body {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let polled = self.content.poll_frame(cx);
+        if let Some(carried) = &mut self.carried {
+            match &polled {
+                Poll::Ready(Some(Ok(frame))) => carried.record.add_received(data_len(frame)),
+                Poll::Ready(Some(Err(error))) => carried.record.because(error.to_string()),
+                _ => {}
+            }
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.content {
+            Content::Empty => true,
+            Content::Full(_) => false,
+            Content::Forwarded(forwarded) => forwarded.incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.content {
+            Content::Empty => SizeHint::with_exact(0),
+            Content::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Content::Forwarded(forwarded) => forwarded.incoming.size_hint(),
+        }
+    }
+}
+
+impl Content {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match std::mem::replace(self, Self::Empty) {
+            Self::Empty => Poll::Ready(None),
+            Self::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(bytes)))),
+            Self::Forwarded(mut forwarded) => {
+                let polled = forwarded.poll_frame(cx);
+                if !matches!(polled, Poll::Ready(None | Some(Err(_)))) {
+                    *self = Self::Forwarded(forwarded);
+                }
+                polled
+            }
+        }
+    }
+}
+
+impl Forwarded {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(cx) {
+            self.moved = Instant::now();
+            return Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Broken)));
+        }
+        let due = self.moved + self.stall;
+        let alarm = self.alarm.get_or_insert_with(|| Alarm::new(due));
+        while alarm.poll(due, cx).is_ready() {
+            if due <= Instant::now() {
+                return Poll::Ready(Some(Err(BodyError::Stalled)));
+            }
+        }
+        Poll::Pending
+    }
+}
+
+fn data_len(frame: &Frame<Bytes>) -> u64 {
+    frame.data_ref().map_or(0, |data| data.len() as u64)
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        let finished = self.is_end_stream();
+        let Some(mut carried) = self.carried.take() else { return };
+        if let Some(progress) = &carried.request_body {
+            carried.record.add_sent(progress.bytes());
+        }
+        if carried.has_body && !finished {
+            carried.record.unless_told("the client left before the answer was sent whole");
+        }
+        carried.connection.answered();
+    }
+}
+
+/// The body of a request on its way to a backend.
+#[derive(Debug)]
+pub struct RequestBody {
+    incoming: Option<Incoming>,
+    progress: Arc<Progress>,
+}
+
+/// How far a request's body has come; shared with whoever waits for the answer.
+#[derive(Debug)]
+pub struct Progress(Mutex<Uploaded>);
+
+#[derive(Debug, Clone, Copy)]
+struct Uploaded {
+    bytes: u64,
+    moved: Instant,
+    awaits_client: bool,
+    whole: bool,
+}
+
+/// Which side an upload waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Upload {
+    /// All of it was handed over, at this moment.
+    Whole(Instant),
+    /// The client has not sent more since this moment.
+    AwaitsClient(Instant),
+    /// The backend has not taken more since this moment.
+    AwaitsBackend(Instant),
+}
+
+impl RequestBody {
+    /// A body to forward, and its progress to watch.
+    pub fn new(incoming: Incoming) -> (Self, Arc<Progress>) {
+        let whole = incoming.is_end_stream();
+        let progress = Progress::new(whole);
+        let incoming = (!whole).then_some(incoming);
+        (Self { incoming, progress: Arc::clone(&progress) }, progress)
+    }
+
+    /// No body: an upgrade request has none.
+    pub fn none() -> Self {
+        Self { incoming: None, progress: Progress::new(true) }
+    }
+}
+
+impl Progress {
+    fn new(whole: bool) -> Arc<Self> {
+        let uploaded = Uploaded { bytes: 0, moved: Instant::now(), awaits_client: false, whole };
+        Arc::new(Self(Mutex::new(uploaded)))
+    }
+
+    /// Bytes handed over so far.
+    pub fn bytes(&self) -> u64 {
+        self.lock().bytes
+    }
+
+    /// Where it stands.
+    pub fn upload(&self) -> Upload {
+        let now = *self.lock();
+        match now {
+            Uploaded { whole: true, .. } => Upload::Whole(now.moved),
+            Uploaded { awaits_client: true, .. } => Upload::AwaitsClient(now.moved),
+            _ => Upload::AwaitsBackend(now.moved),
+        }
+    }
+
+    fn note(&self, polled: &Poll<Option<Result<Frame<Bytes>, hyper::Error>>>) {
+        let mut uploaded = self.lock();
+        uploaded.awaits_client = polled.is_pending();
+        match polled {
+            Poll::Ready(Some(Ok(frame))) => uploaded.bytes += data_len(frame),
+            Poll::Ready(None) => uploaded.whole = true,
+            _ => return,
+        }
+        uploaded.moved = Instant::now();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Uploaded> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl HttpBody for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let polled = match &mut self.incoming {
+            Some(incoming) => Pin::new(incoming).poll_frame(cx),
+            None => Poll::Ready(None),
+        };
+        self.progress.note(&polled);
+        // hyper does not ask again once it has sent as much as Content-Length says.
+        if self.is_end_stream() {
+            self.progress.note(&Poll::Ready(None));
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.as_ref().is_none_or(HttpBody::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.as_ref().map_or_else(|| SizeHint::with_exact(0), HttpBody::size_hint)
+    }
+}
+
+impl fmt::Display for BodyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Broken(error) => write!(f, "the backend broke off within the body: {error}"),
+            Self::Stalled => f.write_str("the backend was silent within the body for timeouts.stall"),
+        }
+    }
+}
+
+impl std::error::Error for BodyError {}

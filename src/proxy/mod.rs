@@ -1,0 +1,382 @@
+//! A request, step by step: understood, routed, checked, and then answered here or sent to a backend.
+//!
+//! Three phases, and what failing in each means: while the request is understood and before there is an answer, a failure
+//! is a status (`rejection.rs`); once the 101 has left, it is the end of a tunnel and never a status.
+//!
+//! target (with host and path), route, opening, framing and headers are pure: `http`'s types in, decisions out, no I/O.
+//! Statuses are not chosen there; every error says which rule was broken and no more.
+
+pub mod body;
+pub mod forward;
+pub mod framing;
+pub mod headers;
+pub mod host;
+pub mod opening;
+pub mod path;
+pub mod route;
+pub mod target;
+pub mod upgrade;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderValue, LOCATION, UPGRADE};
+use http::request::Parts;
+use http::{Method, Response, StatusCode};
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use self::body::{Body, Carried, Progress};
+use self::opening::Ask;
+use self::route::RouteTable;
+use self::target::{Form, Target};
+use crate::config::{Action, Config, ExchangeTimeouts, Name, Piece, Redirect, Respond, Route, Service, Template};
+use crate::downstream::connection::ConnContext;
+use crate::downstream::seat::Seat;
+use crate::record::Record;
+use crate::rejection::Rejection;
+use crate::service::test_page;
+use crate::tunnel::{Holds, Side, Tunnel, session};
+use crate::upstream::endpoint::EndpointGuard;
+use crate::upstream::{EndpointStates, Upstream};
+use crate::worker;
+
+/// A configuration with what is looked up in it by request. Values: replaced as a whole, never changed.
+#[derive(Debug)]
+pub struct Serving {
+    /// The configuration.
+    pub config: Config,
+    table: RouteTable,
+    upstreams: HashMap<Name, Arc<Upstream>>,
+}
+
+impl Serving {
+    /// Makes a configuration ready to serve by, on top of the state that outlives it.
+    pub fn new(config: Config, states: &EndpointStates) -> Self {
+        let table = RouteTable::new(config.routes.clone()).expect("resolve has refused routes that conflict");
+        let upstreams = config
+            .upstreams
+            .iter()
+            .map(|upstream| (upstream.name.clone(), Arc::new(Upstream::new(Arc::clone(upstream), states))));
+        Self { table, upstreams: upstreams.collect(), config }
+    }
+
+    /// Every upstream.
+    pub fn upstreams(&self) -> impl Iterator<Item = &Arc<Upstream>> {
+        self.upstreams.values()
+    }
+
+    fn upstream(&self, name: &Name) -> &Upstream {
+        self.upstreams.get(name).expect("resolve has refused routes to upstreams that do not exist")
+    }
+}
+
+/// A request that was understood.
+#[derive(Debug)]
+pub struct Inbound {
+    /// What it is for.
+    pub target: Target,
+    /// Where it goes.
+    pub route: Arc<Route>,
+    /// What it asks.
+    pub ask: Ask,
+}
+
+/// What a request comes to.
+#[derive(Debug)]
+pub enum Answer {
+    /// An answer with a body.
+    Response(Plain),
+    /// A tunnel.
+    Switch(Switch),
+}
+
+/// A plain answer and what ends with it.
+#[derive(Debug)]
+pub struct Plain {
+    response: Response<Body>,
+    endpoint: Option<EndpointGuard>,
+    request_body: Option<Arc<Progress>>,
+}
+
+/// An agreed upgrade: the 101, and what stands at the tunnel's other end.
+#[derive(Debug)]
+pub struct Switch {
+    response: Response<Body>,
+    far: Far,
+    endpoint: Option<EndpointGuard>,
+    place: Option<OwnedSemaphorePermit>,
+}
+
+/// The other end of a tunnel.
+#[derive(Debug)]
+enum Far {
+    /// A backend.
+    Backend { side: Side, websocket: bool },
+    /// The gateway itself.
+    Echo,
+}
+
+impl From<Response<Body>> for Plain {
+    fn from(response: Response<Body>) -> Self {
+        Self { response, endpoint: None, request_body: None }
+    }
+}
+
+impl From<Response<Body>> for Answer {
+    fn from(response: Response<Body>) -> Self {
+        Self::Response(response.into())
+    }
+}
+
+/// Answers one request of a connection.
+pub async fn handle(mut request: Request<Incoming>, connection: Arc<ConnContext>) -> Response<Body> {
+    let mut record = connection.record();
+    connection.worker.cell.requests.add(1);
+    let upgrade = hyper::upgrade::on(&mut request);
+    let serving = connection.worker.serving();
+    let (parts, body) = request.into_parts();
+
+    // Phase one: what is asked? A failure is the client's.
+    let has_body = parts.method != Method::HEAD;
+    let target = match read_target(&parts, &mut record) {
+        // `OPTIONS *` is about the server itself (RFC 9110 section 9.3.7): no route has a say.
+        Ok(target) if target.form == Form::Asterisk => {
+            return Plain::from(empty(StatusCode::NO_CONTENT)).send(record, connection, has_body);
+        }
+        Ok(target) => target,
+        Err(rejection) => return reject(&rejection, record, connection, has_body),
+    };
+    let inbound = match understand(target, &parts, &connection, &serving, &mut record) {
+        Ok(inbound) => inbound,
+        Err(rejection) => return reject(&rejection, record, connection, has_body),
+    };
+    connection.bound_stall(inbound.route.timeouts.stall);
+
+    // Phase two: everything that may fail before there is an answer.
+    let route = Arc::clone(&inbound.route);
+    match act(inbound, parts, body, &connection, &serving, &mut record).await {
+        Ok(Answer::Response(plain)) => plain.send(record, connection, has_body),
+        Ok(Answer::Switch(switch)) => switch.send(upgrade, record, route, &connection),
+        Err(rejection) => reject(&rejection, record, connection, has_body),
+    }
+}
+
+/// Host, target and framing: what makes the request a request at all.
+fn read_target(head: &Parts, record: &mut Record) -> Result<Target, Rejection> {
+    record.asks(&head.method, None, head.uri.path());
+    let target = Target::parse(&head.method, &head.uri, &head.headers).map_err(Rejection::Target)?;
+    record.asks(&head.method, Some(&target.host.name), target.path.raw());
+    framing::request_body(head.version, &head.headers).map_err(Rejection::Framing)?;
+    Ok(target)
+}
+
+/// The route, and then what kind of upgrade: in this order, since the route's list decides what may upgrade.
+fn understand(
+    target: Target,
+    head: &Parts,
+    connection: &ConnContext,
+    serving: &Serving,
+    record: &mut Record,
+) -> Result<Inbound, Rejection> {
+    let route = serving
+        .table
+        .find(&target, &connection.listener.name, connection.scheme, &head.method, &head.headers)
+        .map_err(Rejection::Route)?;
+    record.takes(&route.name);
+    let ask = Ask::parse(head.version, &head.method, &head.headers, &route.upgrade).map_err(Rejection::Opening)?;
+    match ask {
+        Ask::Plain if !route.plain && route.upgrade.is_empty() => Err(Rejection::Route(route::RouteError::NotFound)),
+        Ask::Plain if !route.plain => Err(Rejection::PlainRefused),
+        ask => Ok(Inbound { target, route: Arc::clone(route), ask }),
+    }
+}
+
+/// Does what the route says.
+async fn act(
+    inbound: Inbound,
+    parts: Parts,
+    body: Incoming,
+    connection: &ConnContext,
+    serving: &Serving,
+    record: &mut Record,
+) -> Result<Answer, Rejection> {
+    let route = Arc::clone(&inbound.route);
+    match &route.action {
+        Action::Upstream(name) => {
+            let upstream = serving.upstream(name);
+            match &inbound.ask {
+                Ask::Plain => forward::forward(inbound, parts, body, upstream, connection, record).await,
+                Ask::Upgrade(_) => upgrade::upgrade(inbound, parts, upstream, connection, record).await,
+            }
+        }
+        Action::Respond(fixed) => Ok(respond(fixed).into()),
+        Action::Redirect(redirect) => Ok(redirect_to(redirect, &inbound.target, connection, record).into()),
+        Action::Service(Service::Echo) => echo(&inbound, connection),
+        Action::Service(Service::TestPage) => Ok(page().into()),
+        Action::Service(Service::Health) => Ok(health(connection).into()),
+    }
+}
+
+fn reject(rejection: &Rejection, mut record: Record, connection: Arc<ConnContext>, has_body: bool) -> Response<Body> {
+    let response = rejection.answer(&mut record);
+    Plain::from(response).send(record, connection, has_body)
+}
+
+impl Plain {
+    /// `has_body` is false for HEAD: hyper then sends no body and never asks for one.
+    fn send(self, mut record: Record, connection: Arc<ConnContext>, has_body: bool) -> Response<Body> {
+        let Self { mut response, endpoint, request_body } = self;
+        record.answered(response.status());
+        if connection.worker.is_draining() {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        response.map(|body| body.carrying(Carried { record, endpoint, request_body, connection, has_body }))
+    }
+}
+
+impl Switch {
+    /// The 101 goes to hyper, everything else into the connection's slot.
+    fn send(
+        self,
+        client: OnUpgrade,
+        mut record: Record,
+        route: Arc<Route>,
+        connection: &ConnContext,
+    ) -> Response<Body> {
+        let Self { response, far, endpoint, place } = self;
+        record.answered(response.status());
+        connection.switch(Switching { client, ready: Ready { far, route, endpoint, place, record } });
+        response
+    }
+}
+
+/// What waits in a connection's slot for its 101 to leave.
+#[derive(Debug)]
+pub struct Switching {
+    client: OnUpgrade,
+    ready: Ready,
+}
+
+/// A tunnel but for the client's stream.
+#[derive(Debug)]
+pub struct Ready {
+    far: Far,
+    route: Arc<Route>,
+    endpoint: Option<EndpointGuard>,
+    place: Option<OwnedSemaphorePermit>,
+    record: Record,
+}
+
+impl Switching {
+    /// The client's stream as hyper gives it back.
+    pub async fn upgraded(self) -> hyper::Result<(Upgraded, Ready)> {
+        Ok((self.client.await?, self.ready))
+    }
+
+    /// The 101 did not leave.
+    pub fn abandon(mut self) {
+        self.ready.record.because("the client left before the 101");
+    }
+}
+
+impl Ready {
+    /// Phase three begins: from here on nothing can be answered.
+    pub fn start(self, client: Side, seat: Seat) {
+        let Self { far, route, endpoint, place, record } = self;
+        let holds = Holds { seat, place, endpoint, record };
+        let timeouts: ExchangeTimeouts = route.timeouts;
+        match far {
+            Far::Backend { side, websocket } => {
+                worker::spawn_tunnel(Tunnel::new(client, side, websocket, &timeouts, holds));
+            }
+            Far::Echo => worker::spawn_tunnel(session::echo(client, route.max_message, timeouts, holds)),
+        }
+    }
+}
+
+/// A place in the budget of tunnels, for an upgrade that may begin.
+fn place_for_tunnel(connection: &ConnContext) -> Result<Option<OwnedSemaphorePermit>, Rejection> {
+    if connection.worker.is_draining() {
+        return Err(Rejection::Draining);
+    }
+    let take = |budget: &Arc<Semaphore>| Arc::clone(budget).try_acquire_owned();
+    connection.worker.tunnels.as_ref().map(take).transpose().map_err(|_| Rejection::TunnelsFull)
+}
+
+fn empty(status: StatusCode) -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = status;
+    response
+}
+
+fn respond(fixed: &Respond) -> Response<Body> {
+    let mut response = Response::new(Body::full(fixed.body.clone()));
+    *response.status_mut() = fixed.status;
+    if !fixed.body.is_empty() {
+        response.headers_mut().insert(CONTENT_TYPE, fixed.content_type.clone());
+    }
+    response
+}
+
+fn redirect_to(redirect: &Redirect, target: &Target, connection: &ConnContext, record: &Record) -> Response<Body> {
+    let location = fill(&redirect.to, target, connection, record);
+    let location = HeaderValue::try_from(location).expect("pieces of a head and of a checked template fit a header");
+    let mut response = empty(redirect.status);
+    response.headers_mut().insert(LOCATION, location);
+    response
+}
+
+fn fill(template: &Template, target: &Target, connection: &ConnContext, record: &Record) -> String {
+    let mut filled = String::new();
+    for piece in &template.0 {
+        match piece {
+            Piece::Text(text) => filled.push_str(text),
+            Piece::Host => filled.push_str(&target.host.name),
+            Piece::Path => filled.push_str(target.path.strict()),
+            Piece::Query => filled.push_str(target.query()),
+            Piece::Uri => filled.push_str(target.uri()),
+            Piece::Scheme => filled.push_str(connection.scheme.as_str()),
+            Piece::Id => filled.push_str(&record.id().to_string()),
+            Piece::ClientAddress => filled.push_str(&connection.client.0.ip().to_string()),
+        }
+    }
+    filled
+}
+
+fn echo(inbound: &Inbound, connection: &ConnContext) -> Result<Answer, Rejection> {
+    let Ask::Upgrade(asked) = &inbound.ask else { return Err(Rejection::PlainRefused) };
+    let Some(websocket) = asked.websocket() else { return Err(Rejection::PlainRefused) };
+    let place = place_for_tunnel(connection)?;
+    let mut response = empty(StatusCode::SWITCHING_PROTOCOLS);
+    let headers = response.headers_mut();
+    headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(http::header::SEC_WEBSOCKET_ACCEPT, websocket.accept.clone());
+    Ok(Answer::Switch(Switch { response, far: Far::Echo, endpoint: None, place }))
+}
+
+fn page() -> Response<Body> {
+    let (headers, bytes) = test_page::page();
+    let mut response = Response::new(Body::full(bytes));
+    for (name, value) in headers {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+/// 200 while the gateway takes new work. From the drain on 503: who asks shall send nothing more.
+fn health(connection: &ConnContext) -> Response<Body> {
+    let (status, text) = match connection.worker.is_draining() {
+        false => (StatusCode::OK, "ok\n"),
+        true => (StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
+    };
+    let mut response = Response::new(Body::full(Bytes::from_static(text.as_bytes())));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

@@ -1,0 +1,344 @@
+//! The record: exactly one line for each request and each tunnel, written when it has ended, whatever ended it.
+//!
+//! A record travels with what it describes (request, body of the answer, tunnel) and is written when it is dropped, so that
+//! no path out of a connection can forget it, a panic included.
+
+use std::borrow::Cow;
+use std::fmt::{self, Write as _};
+use std::hash::{BuildHasher, Hasher};
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Instant, SystemTime};
+
+use http::{Method, StatusCode};
+use serde_json::{Value, json};
+use tracing_appender::non_blocking::NonBlocking;
+
+use crate::config::{LogFormat, Name, Records};
+use crate::downstream::addr::ClientAddr;
+use crate::tunnel::{EndedBy, TunnelEnd};
+
+/// Where records go, and which.
+#[derive(Debug)]
+pub struct Sink {
+    lines: NonBlocking,
+    format: LogFormat,
+    records: Records,
+    gateway: Arc<str>,
+}
+
+impl Sink {
+    /// Writes the records of `gateway` as the configuration's `[log]` has it.
+    pub fn new(lines: NonBlocking, format: LogFormat, records: Records, gateway: Arc<str>) -> Self {
+        Self { lines, format, records, gateway }
+    }
+
+    fn wants(&self, fields: &Fields) -> bool {
+        match self.records {
+            Records::All => true,
+            Records::Tunnels => fields.tunnel.is_some(),
+            Records::Failures => fields.failed(),
+            Records::Off => false,
+        }
+    }
+
+    fn write(&self, fields: &Fields) {
+        let pairs = fields.pairs(&self.gateway);
+        let mut line = match self.format {
+            LogFormat::Json => json_line(&pairs),
+            LogFormat::Text => text_line(&pairs),
+        };
+        line.push('\n');
+        // The queue takes it or counts it as dropped; it never fails and never waits.
+        let _ = self.lines.clone().write_all(line.as_bytes());
+    }
+}
+
+/// An id of a request, unique over processes: 16 hexadecimal digits of this process, 16 of the request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RequestId(u64);
+
+impl RequestId {
+    fn next() -> Self {
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        Self(LAST.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        static PROCESS: OnceLock<u64> = OnceLock::new();
+        // The standard library seeds its hash maps from the system's randomness.
+        let process = PROCESS.get_or_init(|| std::hash::RandomState::new().build_hasher().finish());
+        write!(f, "{process:016x}{:016x}", self.0)
+    }
+}
+
+/// The record of one request, and of the tunnel that it may become.
+#[derive(Debug)]
+pub struct Record {
+    sink: Arc<Sink>,
+    fields: Box<Fields>,
+    forgotten: bool,
+}
+
+#[derive(Debug)]
+struct Fields {
+    id: RequestId,
+    client: ClientAddr,
+    listener: Name,
+    began: Instant,
+    method: Option<Method>,
+    host: Option<Box<str>>,
+    path: Option<Box<str>>,
+    route: Option<Name>,
+    endpoint: Option<SocketAddr>,
+    status: Option<StatusCode>,
+    cause: Option<Cow<'static, str>>,
+    rejected: bool,
+    sent: u64,
+    received: u64,
+    tunnel: Option<TunnelFields>,
+}
+
+/// A key and its value, in the order of the line.
+type Pair = (&'static str, Value);
+
+#[derive(Debug)]
+struct TunnelFields {
+    opened: Instant,
+    end: Option<TunnelEnd>,
+}
+
+impl Record {
+    /// The record of a request that is just being read.
+    pub fn begin(sink: &Arc<Sink>, client: ClientAddr, listener: &Name) -> Self {
+        let fields = Fields {
+            id: RequestId::next(),
+            client,
+            listener: listener.clone(),
+            began: Instant::now(),
+            method: None,
+            host: None,
+            path: None,
+            route: None,
+            endpoint: None,
+            status: None,
+            cause: None,
+            rejected: false,
+            sent: 0,
+            received: 0,
+            tunnel: None,
+        };
+        Self { sink: Arc::clone(sink), fields: Box::new(fields), forgotten: false }
+    }
+
+    /// The request's id.
+    pub fn id(&self) -> RequestId {
+        self.fields.id
+    }
+
+    /// What the head said. Copied: the head's own bytes would pin hyper's whole read buffer for the life of a tunnel.
+    pub fn asks(&mut self, method: &Method, host: Option<&str>, path: &str) {
+        if self.sink.records == Records::Off {
+            return;
+        }
+        self.fields.method = Some(method.clone());
+        self.fields.host = host.map(Into::into);
+        self.fields.path = Some(path.into());
+    }
+
+    /// The route that it takes.
+    pub fn takes(&mut self, route: &Name) {
+        self.fields.route = Some(route.clone());
+    }
+
+    /// The endpoint that it was last sent to.
+    pub fn goes_to(&mut self, endpoint: SocketAddr) {
+        self.fields.endpoint = Some(endpoint);
+    }
+
+    /// The answer's status.
+    pub fn answered(&mut self, status: StatusCode) {
+        self.fields.status = Some(status);
+    }
+
+    /// Why the gateway answered by itself, or ended what was under way.
+    pub fn because(&mut self, cause: impl Into<Cow<'static, str>>) {
+        self.fields.cause = Some(cause.into());
+    }
+
+    /// The same, where nothing has been said yet.
+    pub fn unless_told(&mut self, cause: &'static str) {
+        self.fields.cause.get_or_insert(Cow::Borrowed(cause));
+    }
+
+    /// There was nothing to record after all.
+    pub fn forget(mut self) {
+        self.forgotten = true;
+    }
+
+    /// The gateway refused it.
+    pub fn rejected(&mut self, status: StatusCode, cause: impl Into<Cow<'static, str>>) {
+        self.answered(status);
+        self.because(cause);
+        self.fields.rejected = true;
+    }
+
+    /// Bytes of the request's body, client to server.
+    pub fn add_sent(&mut self, bytes: u64) {
+        self.fields.sent += bytes;
+    }
+
+    /// Bytes of the answer's body, server to client.
+    pub fn add_received(&mut self, bytes: u64) {
+        self.fields.received += bytes;
+    }
+
+    /// The 101 has left: from now on it is a tunnel's record.
+    pub fn tunnel_opened(&mut self, now: Instant) {
+        self.fields.tunnel = Some(TunnelFields { opened: now, end: None });
+    }
+
+    /// The tunnel's end.
+    pub fn tunnel_ended(&mut self, end: TunnelEnd) {
+        self.fields.sent = end.sent;
+        self.fields.received = end.received;
+        if let Some(tunnel) = &mut self.fields.tunnel {
+            tunnel.end = Some(end);
+        }
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        if self.forgotten {
+            return;
+        }
+        if self.fields.status.is_none() {
+            self.unless_told("the client left before the answer");
+        }
+        if self.sink.wants(&self.fields) {
+            self.sink.write(&self.fields);
+        }
+    }
+}
+
+impl Fields {
+    fn failed(&self) -> bool {
+        let by_status = self.status.is_none_or(|status| status.is_server_error());
+        let by_end = self.tunnel.as_ref().is_some_and(|tunnel| {
+            let by = tunnel.end.as_ref().map(|end| end.by);
+            !matches!(by, Some(EndedBy::ClientClosed | EndedBy::ServerClosed))
+        });
+        self.rejected || by_status || by_end
+    }
+
+    fn pairs(&self, gateway: &str) -> Vec<Pair> {
+        let mut pairs = Vec::with_capacity(20);
+        let mut put = |key, value: Option<Value>| pairs.extend(value.map(|value| (key, value)));
+        let text = |text: &dyn fmt::Display| Some(Value::from(text.to_string()));
+        put("timestamp", text(&humantime::format_rfc3339_millis(SystemTime::now())));
+        put("record", Some(json!(if self.tunnel.is_some() { "tunnel" } else { "request" })));
+        put("id", text(&self.id));
+        put("gateway", Some(json!(gateway)));
+        put("client", text(&self.client));
+        put("listener", text(&self.listener));
+        put("route", self.route.as_ref().map(|name| json!(name.as_str())));
+        put("endpoint", self.endpoint.map(|address| json!(address.to_string())));
+        put("method", self.method.as_ref().map(|method| json!(method.as_str())));
+        put("host", self.host.as_ref().map(|host| json!(host)));
+        put("path", self.path.as_ref().map(|path| json!(path)));
+        put("status", self.status.map(|status| json!(status.as_u16())));
+        put("cause", self.cause.as_ref().map(|cause| json!(cause)));
+        put("sent", Some(json!(self.sent)));
+        put("received", Some(json!(self.received)));
+        match &self.tunnel {
+            None => put("took_ms", Some(milliseconds(self.began, Instant::now()))),
+            Some(tunnel) => {
+                // A tunnel that was dropped without an end was in a task that panicked or a runtime that was torn down.
+                let by = tunnel.end.as_ref().map_or(EndedBy::HardStop, |end| end.by);
+                put("ended_by", text(&by));
+                put("close_code", tunnel.end.as_ref().and_then(|end| end.close_code).map(|code| json!(code)));
+                put("handshake_ms", Some(milliseconds(self.began, tunnel.opened)));
+                put("lasted_ms", Some(milliseconds(tunnel.opened, Instant::now())));
+            }
+        }
+        pairs
+    }
+}
+
+/// Milliseconds with three decimals.
+fn milliseconds(from: Instant, to: Instant) -> Value {
+    let micros = u32::try_from(to.saturating_duration_since(from).as_micros()).map(f64::from);
+    // Beyond 71 minutes the parts of a millisecond say nothing.
+    micros.map_or_else(|_| json!(to.saturating_duration_since(from).as_millis()), |micros| json!(micros / 1000.0))
+}
+
+/// One object in one line, its keys in their order.
+fn json_line(pairs: &[Pair]) -> String {
+    let mut line = String::with_capacity(400);
+    for (key, value) in pairs {
+        let separator = if line.is_empty() { '{' } else { ',' };
+        let _ = write!(line, "{separator}\"{key}\":{value}");
+    }
+    line.push('}');
+    line
+}
+
+/// `key=value` pairs in one line; values that hold more than plain characters are quoted, and what could end or recolour a
+/// line is escaped.
+fn text_line(pairs: &[Pair]) -> String {
+    let mut line = String::with_capacity(320);
+    for (key, value) in pairs {
+        let separator = if line.is_empty() { "" } else { " " };
+        match value {
+            Value::String(plain) if *key == "timestamp" => line.push_str(plain),
+            Value::String(plain) if is_plain(plain) => {
+                let _ = write!(line, "{separator}{key}={plain}");
+            }
+            other => {
+                let _ = write!(line, "{separator}{key}={other}");
+            }
+        }
+    }
+    line
+}
+
+fn is_plain(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic() && b != b'"' && b != b'=' && b != b'\\')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_line_cannot_be_broken_by_its_values() {
+        let pairs = [
+            ("timestamp", json!("2026-11-22T20:31:00.123Z")),
+            ("path", json!("/a b\n\"c\"\u{1b}[31m")),
+            ("status", json!(200)),
+            ("route", json!("chat")),
+        ];
+        let line = text_line(&pairs);
+        assert!(!line.contains('\n') && !line.contains('\u{1b}'), "{line}");
+        assert!(line.contains(r#"path="/a b\n\"c\""#), "{line}");
+        assert!(line.contains("status=200") && line.contains("route=chat"), "{line}");
+    }
+
+    #[test]
+    fn a_json_line_is_one_object_with_its_keys_in_order() {
+        let line = json_line(&[("timestamp", json!("now")), ("path", json!("/\"\n")), ("sent", json!(3))]);
+        assert_eq!(line, r#"{"timestamp":"now","path":"/\"\n","sent":3}"#);
+    }
+
+    #[test]
+    fn ids_differ() {
+        assert_ne!(RequestId::next(), RequestId::next());
+        assert_eq!(RequestId(255).to_string().len(), 32);
+    }
+}

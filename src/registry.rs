@@ -1,0 +1,215 @@
+//! One entry from accept to end: what drain, list, close and reload walk over.
+//!
+//! Each worker has its own registry, so that accept and end take a lock that nobody else holds; only a walk from outside
+//! ever meets it. An order is stored in the entry and its task is woken: a task sees orders at its next poll, in the same
+//! place as everything else that can end it. A channel a connection was rejected: it costs ten times the memory.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+
+use tokio::sync::Notify;
+
+use crate::downstream::addr::ClientAddr;
+
+/// All that is open on one worker.
+#[derive(Debug, Default)]
+pub struct Registry {
+    entries: Mutex<HashMap<u64, Arc<Entry>>>,
+    next: AtomicU64,
+    emptied: Notify,
+}
+
+/// One connection, later one tunnel.
+#[derive(Debug)]
+pub struct Entry {
+    /// Who it is.
+    pub client: ClientAddr,
+    kind: AtomicU8,
+    order: AtomicU8,
+    task: Mutex<Option<Waker>>,
+}
+
+/// What an entry is at the moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    /// A connection that speaks HTTP.
+    Connection,
+    /// A tunnel.
+    Tunnel,
+}
+
+/// What is asked of an entry, from mild to hard; a harder one replaces a milder, never the other way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Order {
+    /// Nothing.
+    Go,
+    /// End when what is under way is done; a tunnel lives on.
+    Drain,
+    /// End now.
+    HardStop,
+}
+
+/// An entry's stay in the registry; its end takes it out.
+#[derive(Debug)]
+pub struct Registration {
+    registry: Arc<Registry>,
+    entry: Arc<Entry>,
+    number: u64,
+}
+
+impl Registry {
+    /// Enters a connection that was just accepted.
+    pub fn enter(self: &Arc<Self>, client: ClientAddr) -> Registration {
+        let entry = Arc::new(Entry {
+            client,
+            kind: AtomicU8::new(Kind::Connection as u8),
+            order: AtomicU8::new(Order::Go as u8),
+            task: Mutex::new(None),
+        });
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        self.lock().insert(number, Arc::clone(&entry));
+        Registration { registry: Arc::clone(self), entry, number }
+    }
+
+    /// Gives everything that is open an order. Returns how many there were of each kind.
+    pub fn order(&self, order: Order) -> Open {
+        let entries: Vec<_> = self.lock().values().cloned().collect();
+        let mut open = Open::default();
+        for entry in &entries {
+            match entry.kind() {
+                Kind::Connection => open.connections += 1,
+                Kind::Tunnel => open.tunnels += 1,
+            }
+            entry.give(order);
+        }
+        open
+    }
+
+    /// How many entries there are.
+    pub fn len(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// Whether nothing is open.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Waits until nothing is open.
+    pub async fn empty(&self) {
+        loop {
+            let emptied = self.emptied.notified();
+            if self.is_empty() {
+                return;
+            }
+            emptied.await;
+        }
+    }
+
+    // A panic while the map is held cannot leave it half changed: insert and remove are its only changes.
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Arc<Entry>>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How much was open.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Open {
+    /// Connections that speak HTTP.
+    pub connections: usize,
+    /// Tunnels.
+    pub tunnels: usize,
+}
+
+impl Entry {
+    /// What it is at the moment.
+    pub fn kind(&self) -> Kind {
+        if self.kind.load(Ordering::Relaxed) == Kind::Tunnel as u8 { Kind::Tunnel } else { Kind::Connection }
+    }
+
+    /// The hardest order so far.
+    pub fn ordered(&self) -> Order {
+        match self.order.load(Ordering::Acquire) {
+            0 => Order::Go,
+            1 => Order::Drain,
+            _ => Order::HardStop,
+        }
+    }
+
+    /// Names the task to wake for an order. Whoever calls this looks at [`Entry::ordered`] afterwards, not before: an
+    /// order that comes in between wakes nobody.
+    pub fn wake_by(&self, waker: &Waker) {
+        let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut *task {
+            Some(known) => known.clone_from(waker),
+            none => *none = Some(waker.clone()),
+        }
+    }
+
+    fn give(&self, order: Order) {
+        self.order.fetch_max(order as u8, Ordering::AcqRel);
+        let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(waker) = task {
+            waker.wake();
+        }
+    }
+}
+
+impl Registration {
+    /// The entry.
+    pub fn entry(&self) -> &Arc<Entry> {
+        &self.entry
+    }
+
+    /// From now on the entry is a tunnel, of another task.
+    pub fn becomes_tunnel(&self) {
+        self.entry.kind.store(Kind::Tunnel as u8, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        let mut entries = self.registry.lock();
+        entries.remove(&self.number);
+        if entries.is_empty() {
+            // The table of a day's peak would stay for the life of the process otherwise.
+            entries.shrink_to(64);
+            self.registry.emptied.notify_waiters();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client() -> ClientAddr {
+        ClientAddr(([192, 0, 2, 1], 5000).into())
+    }
+
+    #[test]
+    fn an_entry_leaves_with_its_registration() {
+        let registry = Arc::new(Registry::default());
+        let first = registry.enter(client());
+        let second = registry.enter(client());
+        second.becomes_tunnel();
+        assert_eq!(registry.order(Order::Drain), Open { connections: 1, tunnels: 1 });
+        drop(first);
+        assert_eq!(registry.len(), 1);
+        drop(second);
+        assert!(registry.is_empty());
+    }
+
+    #[test]
+    fn a_milder_order_does_not_replace_a_harder_one() {
+        let registry = Arc::new(Registry::default());
+        let seat = registry.enter(client());
+        registry.order(Order::HardStop);
+        registry.order(Order::Drain);
+        assert_eq!(seat.entry().ordered(), Order::HardStop);
+    }
+}

@@ -1,0 +1,246 @@
+//! The only place where statuses are chosen: what the gateway answers instead of a backend, and why.
+
+use std::fmt;
+
+use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER, UPGRADE};
+use http::{HeaderName, Response, StatusCode};
+
+use crate::proxy::body::Body;
+use crate::proxy::framing::FramingError;
+use crate::proxy::opening::{AnswerError, OpeningError};
+use crate::proxy::route::RouteError;
+use crate::proxy::target::TargetError;
+use crate::record::Record;
+use crate::upstream::connect::ConnectError;
+use crate::upstream::http1::ExchangeError;
+
+/// An answer that the gateway gives instead.
+#[derive(Debug)]
+pub enum Rejection {
+    /// The framing of the request's body.
+    Framing(FramingError),
+    /// Host, method or target.
+    Target(TargetError),
+    /// No route, or two readings of the path.
+    Route(RouteError),
+    /// The opening handshake.
+    Opening(OpeningError),
+    /// A request that does not upgrade, where only upgrades are served.
+    PlainRefused,
+    /// The gateway is about to end.
+    Draining,
+    /// The budget of tunnels is used up.
+    TunnelsFull,
+    /// No endpoint is known, or all were tried.
+    NoEndpoint,
+    /// No connection to a backend.
+    Connect(ConnectError),
+    /// The backend's connection failed before its answer was whole.
+    Exchange(ExchangeError),
+    /// The framing of the backend's answer.
+    AnswerFraming(FramingError),
+    /// A 101 that is not the one that was asked for.
+    Answer(AnswerError),
+    /// A 101 to a request that did not ask for one.
+    UnaskedSwitch,
+    /// The backend did not answer the upgrade in time.
+    UpgradeTimedOut,
+    /// The backend did not answer in time.
+    ResponseTimedOut,
+    /// The client stopped within its request's body.
+    BodyTooSlow,
+    /// The backend stopped taking the request's body.
+    BodyNotTaken,
+}
+
+impl Rejection {
+    /// The status that says it.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Framing(error) => framing_status(error),
+            Self::Target(error) => target_status(error),
+            Self::Route(RouteError::NotFound) => StatusCode::NOT_FOUND,
+            Self::Route(RouteError::AmbiguousPath) => StatusCode::BAD_REQUEST,
+            Self::Opening(error) => opening_status(error),
+            Self::PlainRefused => StatusCode::UPGRADE_REQUIRED,
+            Self::Draining | Self::TunnelsFull | Self::NoEndpoint => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Connect(ConnectError::TimedOut)
+            | Self::UpgradeTimedOut
+            | Self::ResponseTimedOut
+            | Self::BodyNotTaken => StatusCode::GATEWAY_TIMEOUT,
+            Self::Connect(ConnectError::Failed(_))
+            | Self::Exchange(_)
+            | Self::AnswerFraming(_)
+            | Self::Answer(_)
+            | Self::UnaskedSwitch => StatusCode::BAD_GATEWAY,
+            Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
+        }
+    }
+
+    /// The answer, and its reason in the record.
+    pub fn answer(&self, record: &mut Record) -> Response<Body> {
+        let status = self.status();
+        record.rejected(status, self.to_string());
+        let mut response = Response::new(Body::full(self.text(status).into()));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        self.add_headers(headers);
+        response
+    }
+
+    /// A client's mistake is explained to it; what is wrong behind the gateway is not the client's to read.
+    fn text(&self, status: StatusCode) -> String {
+        if status.is_client_error() { format!("{status}: {self}\n") } else { format!("{status}\n") }
+    }
+
+    fn add_headers(&self, headers: &mut HeaderMap) {
+        let mut say = |name: HeaderName, value: &'static str| headers.insert(name, HeaderValue::from_static(value));
+        match self.status() {
+            // RFC 9110 section 15.5.6: the method is what is wrong, so say which is right.
+            StatusCode::METHOD_NOT_ALLOWED if matches!(self, Self::Opening(_)) => {
+                say(ALLOW, "GET");
+            }
+            StatusCode::METHOD_NOT_ALLOWED => {
+                say(ALLOW, "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+            }
+            // RFC 9110 section 15.5.22 and RFC 6455 section 4.4.
+            StatusCode::UPGRADE_REQUIRED => {
+                say(UPGRADE, "websocket");
+                say(http::header::SEC_WEBSOCKET_VERSION, "13");
+                say(CONNECTION, "upgrade");
+            }
+            StatusCode::SERVICE_UNAVAILABLE => {
+                say(RETRY_AFTER, "1");
+            }
+            _ => {}
+        }
+        if self.ends_connection() {
+            say(CONNECTION, "close");
+        }
+    }
+
+    /// After these nobody can be sure where the next request begins.
+    fn ends_connection(&self) -> bool {
+        matches!(self, Self::Framing(_) | Self::Target(_) | Self::BodyTooSlow | Self::BodyNotTaken)
+    }
+}
+
+/// What hyper or the clock ended a connection for, where no request has a record for it.
+#[derive(Debug)]
+pub enum ConnectionFault {
+    /// hyper could not read the head; it has answered 400.
+    MalformedHead(String),
+    /// Request line and headers are larger than `limits.head_size`, or more than `limits.headers`; hyper has answered 431.
+    HeadTooLarge,
+    /// The client left within a head.
+    LeftInHead,
+    /// Nothing came at all.
+    Mute,
+    /// A head began, and was not whole within `timeouts.request_head`.
+    HeadTooSlow,
+    /// The client was silent between two requests for `timeouts.keep_alive`.
+    KeepAliveOver,
+    /// The client did not read what it had asked for, for `timeouts.stall`.
+    WriteStalled,
+}
+
+impl ConnectionFault {
+    /// What a connection's error means while a head is read.
+    pub fn from_hyper(error: &hyper::Error) -> Self {
+        if error.is_parse_too_large() {
+            Self::HeadTooLarge
+        } else if error.is_parse() {
+            Self::MalformedHead(error.to_string())
+        } else {
+            Self::LeftInHead
+        }
+    }
+
+    /// Puts it into a record of its own. A connection that said nothing is no request: it has none.
+    pub fn tell(&self, record: Record) {
+        let status = match self {
+            Self::MalformedHead(_) => Some(StatusCode::BAD_REQUEST),
+            Self::HeadTooLarge => Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE),
+            Self::HeadTooSlow => Some(StatusCode::REQUEST_TIMEOUT),
+            Self::LeftInHead => None,
+            Self::Mute | Self::KeepAliveOver | Self::WriteStalled => return record.forget(),
+        };
+        let mut record = record;
+        match status {
+            Some(status) => record.rejected(status, self.to_string()),
+            None => record.because(self.to_string()),
+        }
+    }
+
+    /// What the client is told before the connection closes; hyper has told the rest.
+    pub fn last_words(&self) -> &'static [u8] {
+        match self {
+            Self::HeadTooSlow => b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
+            _ => b"",
+        }
+    }
+}
+
+fn framing_status(error: &FramingError) -> StatusCode {
+    match error {
+        // RFC 9112 section 6.1: a coding that is not understood.
+        FramingError::Encoding => StatusCode::NOT_IMPLEMENTED,
+        FramingError::EncodingBefore11 | FramingError::EncodingAndLength | FramingError::Length => {
+            StatusCode::BAD_REQUEST
+        }
+    }
+}
+
+fn target_status(error: &TargetError) -> StatusCode {
+    match error {
+        TargetError::Connect | TargetError::Trace | TargetError::AuthorityForm => StatusCode::METHOD_NOT_ALLOWED,
+        _ => StatusCode::BAD_REQUEST,
+    }
+}
+
+fn opening_status(error: &OpeningError) -> StatusCode {
+    match error {
+        OpeningError::Method => StatusCode::METHOD_NOT_ALLOWED,
+        OpeningError::Version => StatusCode::UPGRADE_REQUIRED,
+        OpeningError::Body | OpeningError::Key => StatusCode::BAD_REQUEST,
+    }
+}
+
+impl fmt::Display for Rejection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Framing(error) => error.fmt(f),
+            Self::Target(error) => error.fmt(f),
+            Self::Route(error) => error.fmt(f),
+            Self::Opening(error) => error.fmt(f),
+            Self::PlainRefused => f.write_str("only upgrades are served here"),
+            Self::Draining => f.write_str("the gateway is about to end"),
+            Self::TunnelsFull => f.write_str("limits.tunnels is reached"),
+            Self::NoEndpoint => f.write_str("the upstream has no endpoint to try"),
+            Self::Connect(error) => error.fmt(f),
+            Self::Exchange(error) => error.fmt(f),
+            Self::AnswerFraming(error) => write!(f, "the backend's answer: {error}"),
+            Self::Answer(error) => write!(f, "the backend's 101: {error}"),
+            Self::UnaskedSwitch => f.write_str("the backend answered 101 to a request that is no upgrade"),
+            Self::UpgradeTimedOut => f.write_str("the backend did not answer within timeouts.upgrade"),
+            Self::ResponseTimedOut => f.write_str("the backend did not answer within timeouts.response_head"),
+            Self::BodyTooSlow => f.write_str("the client sent nothing of its body for timeouts.stall"),
+            Self::BodyNotTaken => f.write_str("the backend took nothing of the body for timeouts.stall"),
+        }
+    }
+}
+
+impl fmt::Display for ConnectionFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::MalformedHead(error) => write!(f, "the head is not HTTP/1.1: {error}"),
+            Self::HeadTooLarge => f.write_str("the head is larger than limits.head_size or limits.headers"),
+            Self::LeftInHead => f.write_str("the client left within a head"),
+            Self::Mute => f.write_str("no request within timeouts.request_head"),
+            Self::HeadTooSlow => f.write_str("the head was not whole within timeouts.request_head"),
+            Self::KeepAliveOver => f.write_str("no request within timeouts.keep_alive"),
+            Self::WriteStalled => f.write_str("the client read nothing for timeouts.stall"),
+        }
+    }
+}

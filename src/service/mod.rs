@@ -1,0 +1,4 @@
+//! What the gateway answers itself.
+
+pub mod echo;
+pub mod test_page;

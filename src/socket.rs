@@ -1,0 +1,153 @@
+//! Sockets as the kernel sees them: how an address is bound for all workers at once, what every connection's socket is set
+//! to, and how one is cut.
+
+use std::fmt;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use rustix::net::SocketFlags;
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+
+use crate::config::{Bind, Tcp};
+use crate::downstream::addr::{ClientAddr, ListenAddr};
+
+/// Silence between two keepalive probes, and how many go unanswered before the connection is given up.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+const KEEPALIVE_PROBES: u32 = 3;
+
+/// The listening sockets of one address: one for each worker.
+#[derive(Debug)]
+pub struct Listening {
+    /// Where they listen; the real port where port 0 was asked.
+    pub address: ListenAddr,
+    /// One socket a worker.
+    pub sockets: Vec<OwnedFd>,
+}
+
+/// An address that cannot be listened on.
+#[derive(Debug)]
+pub struct BindError {
+    address: SocketAddr,
+    source: io::Error,
+}
+
+impl fmt::Display for BindError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot listen on {}: ", self.address)?;
+        match self.source.kind() {
+            io::ErrorKind::AddrInUse => f.write_str("the address is in use by another process"),
+            io::ErrorKind::PermissionDenied => {
+                f.write_str("not allowed: ports below 1024 need root or the capability CAP_NET_BIND_SERVICE")
+            }
+            io::ErrorKind::AddrNotAvailable => f.write_str("no interface of this machine has the address"),
+            _ => write!(f, "{}", self.source),
+        }
+    }
+}
+
+// The cause is part of the line above, in words; it would be told twice as a source.
+impl std::error::Error for BindError {}
+
+/// Binds one entry of `bind` for `workers` workers.
+///
+/// `*:port` is both families; on a machine without IPv6 it is IPv4 alone.
+pub fn listen(bind: Bind, workers: usize, tcp: &Tcp) -> Result<Vec<Listening>, BindError> {
+    match bind {
+        Bind::Address(address) => Ok(vec![listen_on(address, workers, tcp)?]),
+        Bind::Every(port) => {
+            let four = listen_on((Ipv4Addr::UNSPECIFIED, port).into(), workers, tcp)?;
+            // Port 0 means one port, the same in both families.
+            let port = four.address.0.port();
+            match listen_on((Ipv6Addr::UNSPECIFIED, port).into(), workers, tcp) {
+                Ok(six) => Ok(vec![four, six]),
+                Err(error) if without_ipv6(&error.source) => Ok(vec![four]),
+                Err(error) => Err(error),
+            }
+        }
+    }
+}
+
+fn without_ipv6(error: &io::Error) -> bool {
+    let missing = [rustix::io::Errno::AFNOSUPPORT, rustix::io::Errno::ADDRNOTAVAIL];
+    missing.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
+fn listen_on(address: SocketAddr, workers: usize, tcp: &Tcp) -> Result<Listening, BindError> {
+    bind_all(address, workers, tcp).map_err(|source| BindError { address, source })
+}
+
+/// The first socket is bound without SO_REUSEPORT and gets it before it listens: with the option at bind, a second
+/// gateway of the same user would silently share the port.
+fn bind_all(address: SocketAddr, workers: usize, tcp: &Tcp) -> io::Result<Listening> {
+    let first = socket(address, tcp)?;
+    first.bind(&address.into())?;
+    first.set_reuse_port(true)?;
+    first.listen(backlog(tcp))?;
+    let bound = local(&first)?;
+    let mut sockets = vec![OwnedFd::from(first)];
+    for _ in 1..workers {
+        let next = socket(bound, tcp)?;
+        next.set_reuse_port(true)?;
+        next.bind(&bound.into())?;
+        next.listen(backlog(tcp))?;
+        sockets.push(next.into());
+    }
+    Ok(Listening { address: ListenAddr(bound), sockets })
+}
+
+fn socket(address: SocketAddr, tcp: &Tcp) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    // Accepted sockets inherit these from the one that listens: no system call for each connection.
+    set_options(&SockRef::from(&socket), tcp)?;
+    Ok(socket)
+}
+
+fn backlog(tcp: &Tcp) -> i32 {
+    i32::try_from(tcp.backlog).unwrap_or(i32::MAX)
+}
+
+fn local(socket: &Socket) -> io::Result<SocketAddr> {
+    socket.local_addr()?.as_socket().ok_or_else(|| io::Error::other("an IP socket without an IP address"))
+}
+
+/// What every socket of a connection is set to, on both sides. Without keepalive and user timeout a phone that lost its
+/// network holds a tunnel for hours.
+pub fn set_options(socket: &SockRef<'_>, tcp: &Tcp) -> io::Result<()> {
+    let keepalive =
+        TcpKeepalive::new().with_time(tcp.keepalive).with_interval(KEEPALIVE_INTERVAL).with_retries(KEEPALIVE_PROBES);
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&keepalive)?;
+    socket.set_tcp_user_timeout(Some(tcp.user_timeout))
+}
+
+/// Takes one connection from the accept queue; WouldBlock when it is empty.
+pub fn accept(listening: &impl AsFd) -> io::Result<(TcpStream, ClientAddr)> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let (socket, address) = rustix::net::acceptfrom_with(listening, flags)?;
+    let address = address.ok_or_else(|| io::Error::other("a connection without an address"))?;
+    let address = SocketAddr::try_from(address).map_err(|_| io::Error::other("a connection without an IP address"))?;
+    Ok((socket.into(), ClientAddr(address)))
+}
+
+/// The next close of this socket discards what was not sent and says RST instead of FIN.
+pub fn reset_on_close(socket: &impl AsFd) {
+    // A socket that is gone already cannot be set and need not be.
+    let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
+}
+
+/// Raises the soft limit of descriptors to the hard one; returns it.
+pub fn raise_descriptors() -> u64 {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // Refused only where it was not allowed; then the old limit is the limit.
+    let _ = setrlimit(Resource::Nofile, limit);
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}

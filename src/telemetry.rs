@@ -1,0 +1,147 @@
+//! Where lines go: one bounded queue for messages and records, one thread that writes. A worker never waits for a disk or
+//! a terminal; what the queue could not take is counted and said.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::time::FormatTime;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::config::{Log, LogFile, LogFormat};
+
+/// Lines that may wait. A line is about 300 bytes, so a full queue is about 20 MB.
+const QUEUE_LINES: usize = 65_536;
+
+/// The environment variable whose directives win over `log.level`.
+pub const LEVEL_VARIABLE: &str = "SPLICEWAY_LOG";
+
+/// The output, open from the start of the gateway to its end: dropping it writes what waits.
+#[derive(Debug)]
+pub struct Output {
+    lines: NonBlocking,
+    dropped: ErrorCounter,
+    told: AtomicUsize,
+    reopen: Arc<AtomicBool>,
+    _writer: WorkerGuard,
+}
+
+impl Output {
+    /// Opens the configured file and starts the thread that writes.
+    pub fn open(file: &LogFile) -> io::Result<Self> {
+        let reopen = Arc::new(AtomicBool::new(false));
+        let destination = Destination::open(file, Arc::clone(&reopen))?;
+        let (lines, writer) = NonBlockingBuilder::default()
+            .buffered_lines_limit(QUEUE_LINES)
+            .lossy(true)
+            .thread_name("log")
+            .finish(destination);
+        let dropped = lines.error_counter();
+        Ok(Self { lines, dropped, told: AtomicUsize::new(0), reopen, _writer: writer })
+    }
+
+    /// Where records are written.
+    pub fn lines(&self) -> NonBlocking {
+        self.lines.clone()
+    }
+
+    /// Makes `tracing` write here, and panics too.
+    pub fn install(&self, log: &Log) {
+        let directives = std::env::var(LEVEL_VARIABLE).unwrap_or_else(|_| log.level.clone());
+        let filter = EnvFilter::try_new(directives).unwrap_or_else(|_| EnvFilter::new(&log.level));
+        let registry = tracing_subscriber::registry().with(filter);
+        let layer = tracing_subscriber::fmt::layer().with_writer(self.lines()).with_ansi(false).with_target(false);
+        // A second gateway in one process (tests) keeps the first one's subscriber.
+        let _ = match log.format {
+            LogFormat::Text => registry.with(layer.with_timer(Clock)).try_init(),
+            LogFormat::Json => registry.with(layer.with_timer(Clock).json().flatten_event(true)).try_init(),
+        };
+        std::panic::set_hook(Box::new(|panic| tracing::error!(%panic, "a task panicked; its connection ends")));
+    }
+
+    /// The file is opened anew before the next line (log rotation has moved it).
+    pub fn reopen(&self) {
+        self.reopen.store(true, Ordering::Relaxed);
+    }
+
+    /// How many lines the full queue dropped since the last call.
+    pub fn newly_dropped(&self) -> usize {
+        let dropped = self.dropped.dropped_lines();
+        dropped - self.told.swap(dropped, Ordering::Relaxed)
+    }
+}
+
+/// Time as records write it: UTC, milliseconds.
+#[derive(Debug)]
+struct Clock;
+
+impl FormatTime for Clock {
+    fn format_time(&self, w: &mut tracing_subscriber::fmt::format::Writer<'_>) -> std::fmt::Result {
+        write!(w, "{}", humantime::format_rfc3339_millis(std::time::SystemTime::now()))
+    }
+}
+
+/// The far end of the queue; lives in the thread that writes.
+#[derive(Debug)]
+struct Destination {
+    to: To,
+    reopen: Arc<AtomicBool>,
+}
+
+#[derive(Debug)]
+enum To {
+    Stdout(io::Stdout),
+    Stderr(io::Stderr),
+    File(PathBuf, File),
+}
+
+impl Destination {
+    fn open(file: &LogFile, reopen: Arc<AtomicBool>) -> io::Result<Self> {
+        let to = match file {
+            LogFile::Stdout => To::Stdout(io::stdout()),
+            LogFile::Stderr => To::Stderr(io::stderr()),
+            LogFile::Path(path) => To::File(path.clone(), append(path)?),
+        };
+        Ok(Self { to, reopen })
+    }
+
+    /// A file that cannot be opened anew goes on being the old one: lines in a moved file beat no lines.
+    fn follow_rotation(&mut self) {
+        if let To::File(path, file) = &mut self.to
+            && self.reopen.swap(false, Ordering::Relaxed)
+        {
+            match append(path) {
+                Ok(new) => *file = new,
+                Err(error) => tracing::error!(path = %path.display(), %error, "the log file cannot be opened anew"),
+            }
+        }
+    }
+}
+
+fn append(path: &PathBuf) -> io::Result<File> {
+    OpenOptions::new().create(true).append(true).open(path)
+}
+
+impl Write for Destination {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.follow_rotation();
+        match &mut self.to {
+            To::Stdout(out) => out.write(line),
+            To::Stderr(err) => err.write(line),
+            To::File(_, file) => file.write(line),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match &mut self.to {
+            To::Stdout(out) => out.flush(),
+            To::Stderr(err) => err.flush(),
+            To::File(_, file) => file.flush(),
+        }
+    }
+}

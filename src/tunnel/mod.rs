@@ -1,0 +1,318 @@
+//! A tunnel: the bytes both ways after the 101.
+//!
+//! It is data with a poll function: all that it knows is in its fields between two polls, so it can be listed, ended
+//! politely and taken apart. An `async fn` with its locals could not, and nested ones cost a tunnel kilobytes.
+//!
+//! What ends one (nothing here is ever a status: that time has passed):
+//! - both directions ended, each by the FIN of its source, passed on one at a time;
+//! - a reset of one party, passed on as a reset to the other;
+//! - the clock: idle, stalled, half-closed;
+//! - an order through the registry.
+
+pub mod alarm;
+pub mod clock;
+mod direction;
+pub mod frames;
+pub mod io;
+pub mod session;
+
+use std::cell::RefCell;
+use std::fmt;
+use std::io::ErrorKind;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use bytes::Bytes;
+use tokio::sync::OwnedSemaphorePermit;
+
+use self::alarm::Alarm;
+use self::clock::{Limits, Next};
+use self::direction::{Break, Direction};
+use self::frames::{CloseCode, Cursor};
+use self::io::TunnelIo;
+use crate::config::ExchangeTimeouts;
+use crate::downstream::seat::Seat;
+use crate::record::Record;
+use crate::registry::Order;
+use crate::upstream::endpoint::EndpointGuard;
+
+/// Bytes read at once; one buffer a worker, whatever the number of its tunnels.
+const BUFFER: usize = 64 * 1024;
+
+thread_local! {
+    static WORKER_BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; BUFFER].into());
+}
+
+/// What ended a tunnel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EndedBy {
+    /// The client ended its direction first, and then the server its own.
+    ClientClosed,
+    /// The server ended its direction first, and then the client its own.
+    ServerClosed,
+    /// The client reset it, or its network is gone.
+    ClientReset,
+    /// The server reset it, or its network is gone.
+    ServerReset,
+    /// No byte in either direction for `timeouts.idle`.
+    Idle,
+    /// Bytes were there to be written, and none moved for `timeouts.stall`.
+    Stalled,
+    /// One direction had ended, and the other was silent for `timeouts.half_close`.
+    HalfClosed,
+    /// What the gateway itself reads broke the protocol (Close 1002 or 1007).
+    Malformed,
+    /// A limit of the configuration (Close 1009).
+    Limit,
+    /// The gateway ended before it did.
+    HardStop,
+}
+
+/// How a tunnel ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TunnelEnd {
+    /// What ended it.
+    pub by: EndedBy,
+    /// Bytes from client to server.
+    pub sent: u64,
+    /// Bytes from server to client.
+    pub received: u64,
+    /// The code of the first Close that passed; 1005 for one without.
+    pub close_code: Option<u16>,
+}
+
+/// A party of a tunnel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Party {
+    Client,
+    Server,
+}
+
+/// Two streams, spliced. A future: it is ready when the tunnel has ended and its record is written.
+#[derive(Debug)]
+pub struct Tunnel {
+    /// None only once it has ended.
+    sides: Option<Sides>,
+    sent: Direction,
+    received: Direction,
+    first_fin: Option<Party>,
+    /// A party that takes no more; what it sent before is still delivered.
+    broken: Option<Party>,
+    limits: Limits,
+    alarm: Alarm,
+    wakes_by_order: bool,
+    holds: Holds,
+}
+
+#[derive(Debug)]
+struct Sides {
+    client: TunnelIo,
+    server: TunnelIo,
+}
+
+/// What a tunnel holds until its end.
+#[derive(Debug)]
+pub struct Holds {
+    /// Its place in the gateway.
+    pub seat: Seat,
+    /// Its place in the budget of tunnels.
+    pub place: Option<OwnedSemaphorePermit>,
+    /// Its use of the endpoint.
+    pub endpoint: Option<EndpointGuard>,
+    /// Its line.
+    pub record: Record,
+}
+
+/// One side as the opening handshake left it.
+#[derive(Debug)]
+pub struct Side {
+    /// The stream.
+    pub io: TunnelIo,
+    /// Bytes that came behind the head.
+    pub leftover: Bytes,
+}
+
+impl Tunnel {
+    /// Splices two sides. `websocket` says that the bytes are WebSocket frames; anything else is opaque.
+    pub fn new(client: Side, server: Side, websocket: bool, timeouts: &ExchangeTimeouts, holds: Holds) -> Self {
+        let now = Instant::now();
+        let limits = Limits::from(timeouts);
+        let (sent, received) = match websocket {
+            true => (Cursor::client(), Cursor::server()),
+            false => (Cursor::opaque(), Cursor::opaque()),
+        };
+        let mut holds = holds;
+        holds.record.tunnel_opened(now);
+        holds.seat.registration.becomes_tunnel();
+        Self {
+            sent: Direction::new(sent, &client.leftover, now),
+            received: Direction::new(received, &server.leftover, now),
+            sides: Some(Sides { client: client.io, server: server.io }),
+            first_fin: None,
+            broken: None,
+            limits,
+            alarm: Alarm::new(now + limits.idle),
+            wakes_by_order: false,
+            holds,
+        }
+    }
+
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<EndedBy> {
+        if self.ordered(cx) == Order::HardStop {
+            return Poll::Ready(EndedBy::HardStop);
+        }
+        let now = Instant::now();
+        if let Some(by) = self.poll_directions(cx, now) {
+            return Poll::Ready(by);
+        }
+        self.poll_clock(cx, now)
+    }
+
+    fn ordered(&mut self, cx: &Context<'_>) -> Order {
+        let entry = self.holds.seat.registration.entry();
+        if !self.wakes_by_order {
+            // Once is enough: a task's waker is the same for all its life.
+            entry.wake_by(cx.waker());
+            self.wakes_by_order = true;
+        }
+        entry.ordered()
+    }
+
+    fn poll_directions(&mut self, cx: &mut Context<'_>, now: Instant) -> Option<EndedBy> {
+        let Self { sides, sent, received, .. } = self;
+        let Sides { client, server } = sides.as_mut().expect("a tunnel has its sides until it has ended");
+        let (sent_polled, received_polled) = WORKER_BUFFER.with_borrow_mut(|buffer| {
+            let sent_polled = sent.poll(client, server, buffer, received.has_ended(), cx, now);
+            let received_polled = received.poll(server, client, buffer, sent.has_ended(), cx, now);
+            (sent_polled, received_polled)
+        });
+        self.follow(Party::Client, sent_polled, now).or_else(|| self.follow(Party::Server, received_polled, now))
+    }
+
+    /// What became of the direction whose source is `source`.
+    fn follow(&mut self, source: Party, polled: Poll<Result<(), Break>>, now: Instant) -> Option<EndedBy> {
+        match polled {
+            Poll::Pending => None,
+            Poll::Ready(Ok(())) => self.direction_ended(source),
+            Poll::Ready(Err(Break::Source(error))) => {
+                self.tell(&error);
+                Some(source.reset())
+            }
+            Poll::Ready(Err(Break::Sink(error))) => {
+                self.tell(&error);
+                // What the sink has sent before it broke may still be unread: deliver that first. Its own direction ends
+                // by itself then, since a broken socket reads as an error or as its end.
+                self.direction_from(source).give_up(now);
+                self.broken = Some(source.other());
+                self.direction_from(source.other()).has_ended().then(|| source.other().reset())
+            }
+        }
+    }
+
+    /// A reset is what the end says anyway; anything else (a network that is gone) is worth its words.
+    fn tell(&mut self, error: &std::io::Error) {
+        if !matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) {
+            self.holds.record.because(error.to_string());
+        }
+    }
+
+    fn direction_ended(&mut self, source: Party) -> Option<EndedBy> {
+        if self.broken == Some(source) {
+            return Some(source.reset());
+        }
+        if self.broken.is_none() {
+            self.first_fin.get_or_insert(source);
+        }
+        let both = self.sent.has_ended() && self.received.has_ended();
+        match self.first_fin {
+            Some(first) if both && self.broken.is_none() => Some(first.closed()),
+            _ => None,
+        }
+    }
+
+    fn direction_from(&mut self, source: Party) -> &mut Direction {
+        match source {
+            Party::Client => &mut self.sent,
+            Party::Server => &mut self.received,
+        }
+    }
+
+    fn poll_clock(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<EndedBy> {
+        let mut now = now;
+        loop {
+            match clock::next(now, &self.sent.marks, &self.received.marks, &self.limits) {
+                Next::End(by) => return Poll::Ready(by),
+                Next::SleepUntil(due) => match self.alarm.poll(due, cx) {
+                    Poll::Ready(()) => now = Instant::now(),
+                    Poll::Pending => return Poll::Pending,
+                },
+            }
+        }
+    }
+
+    /// Of the Close that passed: the client's where both sent one, since the other is its echo.
+    fn close_code(&self) -> Option<u16> {
+        let received = || self.received.cursor.close_code();
+        self.sent.cursor.close_code().or_else(received).map(CloseCode::number)
+    }
+
+    fn end(&mut self, by: EndedBy) {
+        let end = TunnelEnd { by, sent: self.sent.moved, received: self.received.moved, close_code: self.close_code() };
+        self.holds.record.tunnel_ended(end);
+        let Some(Sides { client, server }) = self.sides.take() else { return };
+        match by {
+            EndedBy::ClientReset => server.abort(),
+            EndedBy::ServerReset => client.abort(),
+            // Who does not read would keep the rest in the kernel for as long as it pleases.
+            EndedBy::Stalled => {
+                client.abort();
+                server.abort();
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Future for Tunnel {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.poll_end(cx).map(|by| self.end(by))
+    }
+}
+
+impl Party {
+    fn other(self) -> Self {
+        match self {
+            Self::Client => Self::Server,
+            Self::Server => Self::Client,
+        }
+    }
+
+    fn closed(self) -> EndedBy {
+        match self {
+            Self::Client => EndedBy::ClientClosed,
+            Self::Server => EndedBy::ServerClosed,
+        }
+    }
+
+    fn reset(self) -> EndedBy {
+        match self {
+            Self::Client => EndedBy::ClientReset,
+            Self::Server => EndedBy::ServerReset,
+        }
+    }
+}
+
+impl From<&ExchangeTimeouts> for Limits {
+    fn from(timeouts: &ExchangeTimeouts) -> Self {
+        Self { stall: timeouts.stall, idle: timeouts.idle, half_close: timeouts.half_close }
+    }
+}
+
+impl fmt::Display for EndedBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}

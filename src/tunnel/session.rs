@@ -1,0 +1,166 @@
+//! A tunnel whose server is the gateway itself: a conversation (echo) over the client's stream, under the same clock, the
+//! same orders and with the same record as a tunnel between two sockets.
+
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+use std::{future, io};
+
+use bytes::{Buf, Bytes};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::alarm::Alarm;
+use super::clock::{self, Limits, Marks, Next};
+use super::io::TunnelIo;
+use super::{EndedBy, Holds, Side, TunnelEnd};
+use crate::config::ExchangeTimeouts;
+use crate::registry::Order;
+use crate::service::echo::{self, EchoEnd};
+
+/// Echoes until the client or the clock ends it.
+pub async fn echo(client: Side, max_message: usize, timeouts: ExchangeTimeouts, mut holds: Holds) {
+    let now = Instant::now();
+    holds.record.tunnel_opened(now);
+    holds.seat.registration.becomes_tunnel();
+    let progress = Arc::new(Mutex::new(Progress::new(now)));
+    let stream = Stream { io: client.io, leftover: client.leftover, progress: Arc::clone(&progress) };
+    let end = {
+        let mut conversation = pin!(echo::echo(stream, max_message));
+        let mut vigil =
+            Vigil { progress: &progress, limits: Limits::from(&timeouts), alarm: Alarm::new(now + timeouts.idle) };
+        future::poll_fn(|cx| {
+            holds.seat.registration.entry().wake_by(cx.waker());
+            if holds.seat.registration.entry().ordered() == Order::HardStop {
+                return Poll::Ready((EndedBy::HardStop, None));
+            }
+            match conversation.as_mut().poll(cx) {
+                Poll::Ready(end) => Poll::Ready(ended_by(end)),
+                Poll::Pending => vigil.poll(cx).map(|by| (by, None)),
+            }
+        })
+        .await
+    };
+    let (by, close_code) = end;
+    let moved = lock(&progress);
+    holds.record.tunnel_ended(TunnelEnd { by, sent: moved.sent, received: moved.received, close_code });
+}
+
+fn ended_by(end: EchoEnd) -> (EndedBy, Option<u16>) {
+    let by = match end {
+        EchoEnd::ClientClosed(_) | EchoEnd::ClientGone => EndedBy::ClientClosed,
+        EchoEnd::ClientReset => EndedBy::ClientReset,
+        EchoEnd::Malformed(_) => EndedBy::Malformed,
+        EchoEnd::Limit => EndedBy::Limit,
+    };
+    (by, end.close_code())
+}
+
+/// What a conversation has moved, for the clock and the record.
+#[derive(Debug)]
+struct Progress {
+    sent: u64,
+    received: u64,
+    reading: Marks,
+    writing: Marks,
+    abort: bool,
+}
+
+impl Progress {
+    fn new(now: Instant) -> Self {
+        Self { sent: 0, received: 0, reading: Marks::new(now), writing: Marks::new(now), abort: false }
+    }
+}
+
+fn lock(progress: &Mutex<Progress>) -> MutexGuard<'_, Progress> {
+    progress.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+struct Vigil<'a> {
+    progress: &'a Mutex<Progress>,
+    limits: Limits,
+    alarm: Alarm,
+}
+
+impl Vigil<'_> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<EndedBy> {
+        loop {
+            let next = {
+                let progress = lock(self.progress);
+                clock::next(Instant::now(), &progress.reading, &progress.writing, &self.limits)
+            };
+            match next {
+                Next::End(by) => {
+                    lock(self.progress).abort = by == EndedBy::Stalled;
+                    return Poll::Ready(by);
+                }
+                Next::SleepUntil(due) => ready!(self.alarm.poll(due, cx)),
+            }
+        }
+    }
+}
+
+/// The client's stream: what came early first, and everything counted.
+struct Stream {
+    io: TunnelIo,
+    leftover: Bytes,
+    progress: Arc<Mutex<Progress>>,
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        if self.leftover.is_empty() {
+            ready!(self.io.poll_read(cx, buffer))?;
+        } else {
+            let taken = self.leftover.len().min(buffer.remaining());
+            buffer.put_slice(&self.leftover[..taken]);
+            self.leftover.advance(taken);
+        }
+        let mut progress = lock(&self.progress);
+        let read = (buffer.filled().len() - before) as u64;
+        if read > 0 {
+            progress.sent += read;
+            progress.reading.moved = Instant::now();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let polled = self.io.poll_write(cx, bytes);
+        let now = Instant::now();
+        let mut progress = lock(&self.progress);
+        match &polled {
+            Poll::Ready(Ok(taken)) => {
+                progress.received += *taken as u64;
+                progress.writing.moved = now;
+                progress.writing.waiting = None;
+            }
+            Poll::Ready(Err(_)) => {}
+            Poll::Pending => {
+                progress.writing.waiting.get_or_insert(now);
+            }
+        }
+        polled
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.io.poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let polled = self.io.poll_shutdown(cx);
+        lock(&self.progress).writing.ended.get_or_insert_with(Instant::now);
+        polled
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        if lock(&self.progress).abort {
+            self.io.abort();
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! One address of an upstream, and the uses of it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use http::HeaderValue;
+
+use crate::config::EndpointAddress;
+
+/// One address that tunnels and requests can go to.
+#[derive(Debug)]
+pub struct Endpoint {
+    /// Where it is.
+    pub address: SocketAddr,
+    /// How the configuration names it.
+    pub configured: EndpointAddress,
+    /// What outlives configurations.
+    pub state: Arc<EndpointState>,
+}
+
+/// What is known of an (upstream, address), whatever configuration brought it up.
+#[derive(Debug, Default)]
+pub struct EndpointState {
+    in_use: AtomicUsize,
+}
+
+impl Endpoint {
+    /// The endpoint as a Host header names it: with its port, unless that is the scheme's own (RFC 9110 section 7.2).
+    pub fn host(&self) -> HeaderValue {
+        let text = match &self.configured {
+            EndpointAddress::Named(name, 80) => name.to_string(),
+            EndpointAddress::Named(name, port) => format!("{name}:{port}"),
+            EndpointAddress::Socket(address) if address.port() == 80 => match address {
+                SocketAddr::V4(four) => four.ip().to_string(),
+                SocketAddr::V6(six) => format!("[{}]", six.ip()),
+            },
+            EndpointAddress::Socket(address) => address.to_string(),
+        };
+        HeaderValue::try_from(text).expect("resolve has refused names that are no host names")
+    }
+}
+
+impl EndpointState {
+    /// Tunnels and requests that use it now, over all workers.
+    pub fn in_use(&self) -> usize {
+        self.in_use.load(Ordering::Relaxed)
+    }
+}
+
+/// One use of an endpoint: it counts for as long as it lives.
+#[derive(Debug)]
+#[must_use = "an endpoint counts as used while its guard lives"]
+pub struct EndpointGuard(Arc<Endpoint>);
+
+impl EndpointGuard {
+    /// Begins a use.
+    pub fn new(endpoint: Arc<Endpoint>) -> Self {
+        endpoint.state.in_use.fetch_add(1, Ordering::Relaxed);
+        Self(endpoint)
+    }
+
+    /// The endpoint.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.0
+    }
+}
+
+impl Drop for EndpointGuard {
+    fn drop(&mut self) {
+        self.0.state.in_use.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,176 @@
+//! One exchange over a connection of its own: a request sent, the head of its answer awaited, and then either the answer's
+//! body or the raw stream.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{Builder, SendRequest};
+use hyper::upgrade::OnUpgrade;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use crate::proxy::body::RequestBody;
+use crate::tunnel::Side;
+use crate::tunnel::io::TunnelIo;
+use crate::worker;
+
+/// Bytes that hyper may hold of an answer that nobody reads: its own default is 408 KiB.
+const BUFFER: usize = 64 * 1024;
+
+/// hyper's own future of the connection; its type has no name outside of hyper.
+type Driver = Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>;
+
+/// A connection to a backend, before and during its exchange.
+pub struct Exchange {
+    sender: SendRequest<RequestBody>,
+    /// None once it has ended: hyper panics when it is polled then.
+    driver: Option<Driver>,
+    answered: Arc<AtomicBool>,
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub struct ExchangeError {
+    /// hyper's view.
+    pub source: hyper::Error,
+    /// Whether even one byte of an answer came.
+    pub answered: bool,
+}
+
+impl Exchange {
+    /// Makes ready to speak over a fresh connection. `head_size` and `headers` bound the answer's head.
+    pub async fn over(stream: TcpStream, head_size: usize, headers: usize) -> Result<Self, ExchangeError> {
+        let answered = Arc::new(AtomicBool::new(false));
+        let io = BackendIo { io: TunnelIo::Tcp(stream), answered: Arc::clone(&answered) };
+        let mut builder = Builder::new();
+        builder.max_buf_size(BUFFER.max(head_size)).max_header_size(head_size).preserve_header_case(true);
+        if headers != crate::config::DEFAULT_HEADERS {
+            builder.max_headers(headers);
+        }
+        match builder.handshake(TokioIo::new(io)).await {
+            Ok((sender, driver)) => Ok(Self { sender, driver: Some(Box::pin(driver.with_upgrades())), answered }),
+            Err(source) => Err(ExchangeError { source, answered: false }),
+        }
+    }
+
+    /// Sends the request and waits for the head of its answer. The connection is driven from in here: dropping the future
+    /// drops it, and nothing stays open at the backend.
+    pub async fn answer(&mut self, request: Request<RequestBody>) -> Result<Response<Incoming>, ExchangeError> {
+        let Self { sender, driver, answered } = self;
+        let mut response = std::pin::pin!(sender.send_request(request));
+        let polled = poll_fn(|cx| {
+            // Its error also reaches the response, which knows more.
+            let _ = poll_driver(driver, cx);
+            response.as_mut().poll(cx)
+        });
+        polled.await.map_err(|source| ExchangeError { source, answered: answered.load(Ordering::Relaxed) })
+    }
+
+    /// After a 101: the raw stream, and what came behind the head.
+    pub async fn switch(mut self, upgrade: OnUpgrade) -> Result<Side, ExchangeError> {
+        let mut upgrade = std::pin::pin!(upgrade);
+        let upgraded = poll_fn(|cx| match poll_driver(&mut self.driver, cx) {
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            _ => upgrade.as_mut().poll(cx),
+        });
+        let upgraded = upgraded.await.map_err(|source| ExchangeError { source, answered: true })?;
+        let parts = upgraded
+            .downcast::<TokioIo<BackendIo>>()
+            .expect("the stream that hyper gives back is the one that it was given");
+        Ok(Side { io: parts.io.into_inner().io, leftover: parts.read_buf })
+    }
+
+    /// After any other answer: its body is read by a task of its own, which ends with the body.
+    pub fn stream_body(self) {
+        if let Some(driver) = self.driver {
+            worker::spawn_driver(driver);
+        }
+    }
+}
+
+fn poll_driver(driver: &mut Option<Driver>, cx: &mut Context<'_>) -> Poll<hyper::Result<()>> {
+    match driver {
+        Some(running) => running.as_mut().poll(cx).map(|ended| {
+            *driver = None;
+            ended
+        }),
+        None => Poll::Ready(Ok(())),
+    }
+}
+
+impl fmt::Debug for Exchange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Exchange").field("answered", &self.answered).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Display for ExchangeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.source.is_parse_too_large(), self.source.is_parse()) {
+            (true, _) => f.write_str("the head of the backend's answer is too large"),
+            (_, true) => write!(f, "the backend's answer is not HTTP: {}", self.source),
+            _ if self.source.is_incomplete_message() => f.write_str("the backend closed before its answer was whole"),
+            _ => write!(f, "the exchange with the backend failed: {}", self.source),
+        }
+    }
+}
+
+impl std::error::Error for ExchangeError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        std::error::Error::source(&self.source)
+    }
+}
+
+/// A backend's stream, that knows whether an answer has begun.
+struct BackendIo {
+    io: TunnelIo,
+    answered: Arc<AtomicBool>,
+}
+
+impl AsyncRead for BackendIo {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        let before = buffer.filled().len();
+        let polled = self.io.poll_read(cx, buffer);
+        if buffer.filled().len() > before {
+            self.answered.store(true, Ordering::Relaxed);
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for BackendIo {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+        self.io.poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[std::io::IoSlice<'_>],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        self.io.poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        self.io.poll_shutdown(cx)
+    }
+}
