@@ -105,7 +105,10 @@ impl Destination {
         let to = match file {
             LogFile::Stdout => To::Stdout(io::stdout()),
             LogFile::Stderr => To::Stderr(io::stderr()),
-            LogFile::Path(path) => To::File(path.clone(), append(path)?),
+            LogFile::Path(path) => {
+                let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+                To::File(path.clone(), append(path).map_err(named)?)
+            }
         };
         Ok(Self { to, reopen })
     }
