@@ -152,7 +152,8 @@ impl Entry {
 
     fn give(&self, order: Order) {
         self.order.fetch_max(order as u8, Ordering::AcqRel);
-        let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // The waker stays: a tunnel names its task once in its life, and an order to drain is followed by one to end.
+        let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(waker) = task {
             waker.wake();
         }
@@ -185,6 +186,8 @@ impl Drop for Registration {
 
 #[cfg(test)]
 mod tests {
+    use std::task::Wake;
+
     use super::*;
 
     fn client() -> ClientAddr {
@@ -202,6 +205,23 @@ mod tests {
         assert_eq!(registry.len(), 1);
         drop(second);
         assert!(registry.is_empty());
+    }
+
+    #[test]
+    fn every_order_wakes_a_task_that_named_itself_once() {
+        struct Woken(AtomicU64);
+        impl Wake for Woken {
+            fn wake(self: Arc<Self>) {
+                self.0.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        let registry = Arc::new(Registry::default());
+        let seat = registry.enter(client());
+        let woken = Arc::new(Woken(AtomicU64::new(0)));
+        seat.entry().wake_by(&Waker::from(Arc::clone(&woken)));
+        registry.order(Order::Drain);
+        registry.order(Order::HardStop);
+        assert_eq!(woken.0.load(Ordering::Relaxed), 2);
     }
 
     #[test]
