@@ -39,6 +39,8 @@ pub enum Kind {
     Connection,
     /// A tunnel.
     Tunnel,
+    /// A connection that has had all its answers, and waits for its client's end.
+    Closing,
 }
 
 /// What is asked of an entry, from mild to hard; a harder one replaces a milder, never the other way.
@@ -75,7 +77,7 @@ impl Registry {
         Registration { registry: Arc::clone(self), entry, number }
     }
 
-    /// Gives everything that is open an order. Returns how many there were of each kind.
+    /// Gives everything that is open an order. Returns how many there were of the kinds that still do something.
     pub fn order(&self, order: Order) -> Open {
         let entries: Vec<_> = self.lock().values().cloned().collect();
         let mut open = Open::default();
@@ -83,6 +85,7 @@ impl Registry {
             match entry.kind() {
                 Kind::Connection => open.connections += 1,
                 Kind::Tunnel => open.tunnels += 1,
+                Kind::Closing => {}
             }
             entry.give(order);
         }
@@ -128,7 +131,16 @@ pub struct Open {
 impl Entry {
     /// What it is at the moment.
     pub fn kind(&self) -> Kind {
-        if self.kind.load(Ordering::Relaxed) == Kind::Tunnel as u8 { Kind::Tunnel } else { Kind::Connection }
+        match self.kind.load(Ordering::Relaxed) {
+            0 => Kind::Connection,
+            1 => Kind::Tunnel,
+            _ => Kind::Closing,
+        }
+    }
+
+    /// From now on nothing is lost when it is cut.
+    pub fn closes(&self) {
+        self.kind.store(Kind::Closing as u8, Ordering::Relaxed);
     }
 
     /// The hardest order so far.
@@ -201,6 +213,8 @@ mod tests {
         let second = registry.enter(client());
         second.becomes_tunnel();
         assert_eq!(registry.order(Order::Drain), Open { connections: 1, tunnels: 1 });
+        first.entry().closes();
+        assert_eq!(registry.order(Order::Drain), Open { connections: 0, tunnels: 1 });
         drop(first);
         assert_eq!(registry.len(), 1);
         drop(second);

@@ -200,8 +200,25 @@ async fn finish(io: TunnelIo, end: End, connection: &ConnContext) {
     match fault {
         Some(ConnectionFault::WriteStalled) => io.abort(),
         _ if ended => {}
-        fault => linger::close(io, fault.as_ref().map_or(b"", ConnectionFault::last_words)).await,
+        fault => {
+            connection.entry.closes();
+            let last_words = fault.as_ref().map_or(&b""[..], ConnectionFault::last_words);
+            unless_stopped(&connection.entry, linger::close(io, last_words)).await;
+        }
     }
+}
+
+/// Does the work, unless the gateway's end comes first.
+async fn unless_stopped(entry: &Entry, work: impl Future<Output = ()>) {
+    let mut work = pin!(work);
+    poll_fn(|cx| {
+        entry.wake_by(cx.waker());
+        match entry.ordered() {
+            Order::HardStop => Poll::Ready(()),
+            Order::Go | Order::Drain => work.as_mut().poll(cx),
+        }
+    })
+    .await;
 }
 
 /// The 101 has left: the raw stream, the seat and the slot's content are a tunnel from here on.
