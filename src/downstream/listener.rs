@@ -69,7 +69,7 @@ impl Queue {
     /// One connection, or one error. Dropping the future loses nothing: between accept and task it does not wait.
     async fn serve_next(&mut self) {
         match self.accept().await {
-            Ok((stream, client, permits)) => self.serve(stream, client, permits),
+            Ok((stream, client, permits)) => self.serve(stream, client, Some(permits)),
             Err(error) => self.survive(&error).await,
         }
     }
@@ -95,7 +95,7 @@ impl Queue {
         }
     }
 
-    fn serve(&self, stream: TcpStream, client: ClientAddr, permits: Permits) {
+    fn serve(&self, stream: TcpStream, client: ClientAddr, permits: Option<Permits>) {
         self.worker.cell.connections.add(1);
         match tokio::net::TcpStream::from_std(stream) {
             Ok(stream) => {
@@ -119,13 +119,17 @@ impl Queue {
         sleep(EXHAUSTED_PAUSE).await;
     }
 
-    /// Clients whose connect has already succeeded are served, too, as far as there is place.
+    /// Clients whose connect has already succeeded are served, too. Where the budgets are full they are served over them:
+    /// the queue is all that can still come, and to close it would reset every one of them.
     fn serve_rest(&self) {
-        while let Some(permits) = self.budget.try_take() {
+        loop {
             match socket::accept(self.socket.get_ref()) {
-                Ok((stream, client)) => self.serve(stream, client, permits),
+                Ok((stream, client)) => self.serve(stream, client, self.budget.try_take()),
                 Err(error) if is_of_one_connection(&error) => {}
-                Err(_) => break,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) => {
+                    return tracing::error!(listener = %self.config.name, %error, "what waits to be accepted is reset");
+                }
             }
         }
     }

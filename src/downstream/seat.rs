@@ -14,12 +14,13 @@ use crate::registry::Registration;
 pub struct Seat {
     /// The entry that drain and close walk over.
     pub registration: Registration,
-    _permits: Permits,
+    _permits: Option<Permits>,
 }
 
 impl Seat {
-    /// Joins the permits taken before accept with the entry made after it.
-    pub fn new(registration: Registration, permits: Permits) -> Self {
+    /// Joins the permits taken before accept with the entry made after it. There are none where a drain empties the accept
+    /// queue over full budgets.
+    pub fn new(registration: Registration, permits: Option<Permits>) -> Self {
         Self { registration, _permits: permits }
     }
 }
