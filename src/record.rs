@@ -218,7 +218,9 @@ impl Drop for Record {
         if self.forgotten {
             return;
         }
-        if self.fields.status.is_none() {
+        if std::thread::panicking() {
+            self.because("the gateway failed: a task panicked");
+        } else if self.fields.status.is_none() {
             self.unless_told("the client left before the answer");
         }
         if self.sink.wants(&self.fields) {
