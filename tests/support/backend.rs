@@ -7,11 +7,13 @@ use std::os::unix::net::UnixStream;
 use std::panic::resume_unwind;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rustix::event::{PollFd, PollFlags, poll};
+use socket2::{Domain, Socket, Type};
 
 use super::peer::{Log, Peer, header};
 
@@ -196,4 +198,48 @@ fn run(stream: std::net::TcpStream, shared: &Shared, script: &Script) {
     let name = format!("backend-{}", connections.len());
     let running = thread::Builder::new().name(name).spawn(move || script(peer)).expect("a thread");
     connections.push(Connection { log, script: Some(running) });
+}
+
+/// A listening address to which a connect neither succeeds nor fails: its queue is full, so the kernel drops what else
+/// asks (Linux). Nobody accepts until [`Full::accepted_besides`].
+#[derive(Debug)]
+pub struct Full {
+    listener: TcpListener,
+    address: SocketAddr,
+    /// What the queue is full of.
+    fillers: Vec<std::net::TcpStream>,
+}
+
+impl Full {
+    /// Listens on 127.0.0.1 with the shortest queue and fills it.
+    pub fn start() -> Self {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        socket.bind(&"127.0.0.1:0".parse::<SocketAddr>().expect("an address").into()).expect("a free port");
+        socket.listen(0).expect("it listens");
+        let listener = TcpListener::from(socket);
+        let address = listener.local_addr().expect("a bound address");
+        let mut fillers = Vec::new();
+        loop {
+            match std::net::TcpStream::connect_timeout(&address, Duration::from_millis(200)) {
+                Ok(filler) => fillers.push(filler),
+                Err(error) if error.kind() == ErrorKind::TimedOut => return Self { listener, address, fillers },
+                Err(error) => panic!("the queue is filled: {error}"),
+            }
+            assert!(fillers.len() < 16, "a queue of this length is never full here");
+        }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Accepts everything in the queue, and gives what was not ours.
+    pub fn accepted_besides(self) -> usize {
+        self.listener.set_nonblocking(true).expect("a listener that does not block");
+        let ours: Vec<_> = self.fillers.iter().map(|one| one.local_addr().expect("an address")).collect();
+        let accepted: Vec<_> = std::iter::from_fn(|| self.listener.accept().ok()).map(|(_, remote)| remote).collect();
+        assert!(ours.iter().all(|one| accepted.contains(one)), "{ours:?} are in the queue: {accepted:?}");
+        accepted.len() - ours.len()
+    }
 }
