@@ -172,8 +172,8 @@ impl Record {
     }
 
     /// The same, where nothing has been said yet.
-    pub fn unless_told(&mut self, cause: &'static str) {
-        self.fields.cause.get_or_insert(Cow::Borrowed(cause));
+    pub fn unless_told(&mut self, cause: impl Into<Cow<'static, str>>) {
+        self.fields.cause.get_or_insert_with(|| cause.into());
     }
 
     /// There was nothing to record after all.
@@ -220,8 +220,6 @@ impl Drop for Record {
         }
         if std::thread::panicking() {
             self.because("the gateway failed: a task panicked");
-        } else if self.fields.status.is_none() {
-            self.unless_told("the client left before the answer");
         }
         if self.sink.wants(&self.fields) {
             self.sink.write(&self.fields);

@@ -354,3 +354,15 @@ fn a_client_that_leaves_before_its_101_has_left_is_no_tunnel() {
     backend.finish();
     assert_eq!(gateway.stop().len(), 2);
 }
+
+#[test]
+fn a_101_that_the_client_does_not_read_is_given_up_after_stall() {
+    let (gateway, backend, client) = start_a_101_that_does_not_leave("200ms");
+    let record = gateway.record(|record| record["path"] == "/ws");
+    assert_eq!((&record["record"], &record["status"]), (&"request".into(), &101.into()));
+    assert_eq!(record["cause"], "the client read nothing for timeouts.stall");
+    assert!(record["took_ms"].as_f64().expect("a number") >= 200.0, "{record}");
+    backend.finish();
+    drop(client);
+    assert_eq!(gateway.stop().len(), 2);
+}

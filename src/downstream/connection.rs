@@ -4,11 +4,12 @@
 //! stream, the record, the use of an endpoint) and the seat move into a tunnel of its own task, and this future, which is
 //! large, is freed. If hyper ends any other way, the slot is dropped with all that is in it.
 
+use std::borrow::Cow;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -66,6 +67,8 @@ pub struct ConnContext {
     entry: Arc<Entry>,
     timing: Mutex<Timing>,
     slot: Mutex<Option<Switching>>,
+    /// Set when the gateway, and not the client, ends what is under way.
+    cut: OnceLock<String>,
 }
 
 /// Where the connection stands between two requests.
@@ -123,6 +126,8 @@ where
     let http = builder(&connection.listener).serve_connection(TokioIo::new(io), service).with_upgrades();
     let mut http = Box::pin(http);
     let end = drive(http.as_mut(), &connection).await;
+    // Before what is under way is dropped: its record says who ended it.
+    connection.note_cut(&end);
     let parts = Pin::into_inner(http).into_parts();
     let switching = connection.take_switching();
     match (parts, switching) {
@@ -132,7 +137,7 @@ where
         }
         (Some(parts), switching) => {
             if let Some(switching) = switching {
-                switching.abandon();
+                switching.abandon(connection.cut_or("the client left before the 101"));
             }
             let io = parts.io.into_inner().io;
             finish(io, end, &connection).await;
@@ -250,6 +255,7 @@ impl ConnContext {
             entry: Arc::clone(seat.registration.entry()),
             timing: Mutex::new(timing),
             slot: Mutex::new(None),
+            cut: OnceLock::new(),
         }
     }
 
@@ -284,6 +290,20 @@ impl ConnContext {
         timing.phase = Phase::Idle;
         timing.since = Instant::now();
         timing.begun = false;
+    }
+
+    fn note_cut(&self, end: &End) {
+        let cut = match end {
+            End::Http(_) => return,
+            End::TimedOut(fault) => fault.to_string(),
+            End::HardStop => "the gateway ended before it did".to_owned(),
+        };
+        self.cut.get_or_init(|| cut);
+    }
+
+    /// Why something of this connection ended early: the gateway's reason if it cut the connection, else this one.
+    pub fn cut_or(&self, otherwise: &'static str) -> Cow<'static, str> {
+        self.cut.get().map_or(Cow::Borrowed(otherwise), |cut| Cow::Owned(cut.clone()))
     }
 
     fn client_ended(&self) -> bool {

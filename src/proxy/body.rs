@@ -167,7 +167,7 @@ impl Drop for Body {
             carried.record.add_sent(progress.bytes());
         }
         if carried.has_body && !finished {
-            carried.record.unless_told("the client left before the answer was sent whole");
+            carried.record.unless_told(carried.connection.cut_or("the client left before the answer was sent whole"));
         }
         carried.connection.answered();
     }

@@ -17,7 +17,9 @@ pub mod route;
 pub mod target;
 pub mod upgrade;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -134,7 +136,7 @@ impl From<Response<Body>> for Answer {
 
 /// Answers one request of a connection.
 pub async fn handle(mut request: Request<Incoming>, connection: Arc<ConnContext>) -> Response<Body> {
-    let mut record = connection.record();
+    let mut record = Unanswered::new(&connection);
     connection.worker.cell.requests.add(1);
     let upgrade = hyper::upgrade::on(&mut request);
     let serving = connection.worker.serving();
@@ -145,23 +147,65 @@ pub async fn handle(mut request: Request<Incoming>, connection: Arc<ConnContext>
     let target = match read_target(&parts, &mut record) {
         // `OPTIONS *` is about the server itself (RFC 9110 section 9.3.7): no route has a say.
         Ok(target) if target.form == Form::Asterisk => {
-            return Plain::from(empty(StatusCode::NO_CONTENT)).send(record, connection, has_body);
+            return Plain::from(empty(StatusCode::NO_CONTENT)).send(record.end(), connection, has_body);
         }
         Ok(target) => target,
-        Err(rejection) => return reject(&rejection, record, connection, has_body),
+        Err(rejection) => return reject(&rejection, record.end(), connection, has_body),
     };
     let inbound = match understand(target, &parts, &connection, &serving, &mut record) {
         Ok(inbound) => inbound,
-        Err(rejection) => return reject(&rejection, record, connection, has_body),
+        Err(rejection) => return reject(&rejection, record.end(), connection, has_body),
     };
     connection.bound_stall(inbound.route.timeouts.stall);
 
     // Phase two: everything that may fail before there is an answer.
     let route = Arc::clone(&inbound.route);
     match act(inbound, parts, body, &connection, &serving, &mut record).await {
-        Ok(Answer::Response(plain)) => plain.send(record, connection, has_body),
-        Ok(Answer::Switch(switch)) => switch.send(upgrade, record, route, &connection),
-        Err(rejection) => reject(&rejection, record, connection, has_body),
+        Ok(Answer::Response(plain)) => plain.send(record.end(), connection, has_body),
+        Ok(Answer::Switch(switch)) => switch.send(upgrade, record.end(), route, &connection),
+        Err(rejection) => reject(&rejection, record.end(), connection, has_body),
+    }
+}
+
+/// The record of a request as long as nothing is answered. Dropped before [`Unanswered::end`], it says why there was no
+/// answer: hyper drops the handling of a request when the client leaves, and so does the gateway's own end.
+struct Unanswered {
+    record: Option<Record>,
+    connection: Arc<ConnContext>,
+}
+
+impl Unanswered {
+    fn new(connection: &Arc<ConnContext>) -> Self {
+        Self { record: Some(connection.record()), connection: Arc::clone(connection) }
+    }
+
+    /// There is an answer; the record goes with it.
+    fn end(mut self) -> Record {
+        self.record.take().expect("it is there until here")
+    }
+}
+
+impl Deref for Unanswered {
+    type Target = Record;
+
+    fn deref(&self) -> &Record {
+        self.record.as_ref().expect("it is there until the end")
+    }
+}
+
+impl DerefMut for Unanswered {
+    fn deref_mut(&mut self) -> &mut Record {
+        self.record.as_mut().expect("it is there until the end")
+    }
+}
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        let Some(record) = &mut self.record else { return };
+        record.unless_told(match std::thread::panicking() {
+            true => Cow::Borrowed("the gateway failed: its log has the panic"),
+            false => self.connection.cut_or("the client left before the answer"),
+        });
     }
 }
 
@@ -278,8 +322,8 @@ impl Switching {
     }
 
     /// The 101 did not leave.
-    pub fn abandon(mut self) {
-        self.ready.record.because("the client left before the 101");
+    pub fn abandon(mut self, cause: Cow<'static, str>) {
+        self.ready.record.because(cause);
     }
 }
 
