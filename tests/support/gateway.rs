@@ -65,12 +65,19 @@ impl Gateway {
     /// The same with variables in the environment.
     #[track_caller]
     pub fn start_with(config: &str, environment: &[(&str, &str)]) -> Self {
+        Self::start_by(&[], config, environment)
+    }
+
+    /// The same by a command that becomes the gateway: `launcher` is its name and arguments, and the gateway's command
+    /// line follows them.
+    #[track_caller]
+    pub fn start_by(launcher: &[&str], config: &str, environment: &[(&str, &str)]) -> Self {
         let folder = Folder::new();
         let file = folder.0.join("gateway.toml");
         let own_log = config.lines().any(|line| line.trim_start().starts_with("[log"));
         let log = if own_log { "" } else { "[log]\nformat = \"json\"\n" };
         fs::write(&file, format!("{log}{config}")).expect("the folder can be written");
-        let gateway = Self::spawn(folder, command(&["run", path(&file)], environment));
+        let gateway = Self::spawn(folder, command_by(launcher, &["run", path(&file)], environment));
         gateway.message(|message| message["message"] == "serving");
         gateway
     }
@@ -240,7 +247,13 @@ pub fn run_to_end(arguments: &[&str]) -> Output {
 }
 
 fn command(arguments: &[&str], environment: &[(&str, &str)]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_spliceway"));
+    command_by(&[], arguments, environment)
+}
+
+fn command_by(launcher: &[&str], arguments: &[&str], environment: &[(&str, &str)]) -> Command {
+    let mut line = launcher.iter().chain(&[env!("CARGO_BIN_EXE_spliceway")]);
+    let mut command = Command::new(line.next().expect("the binary at least"));
+    command.args(line);
     // A variable of whoever runs the tests must not change what is written.
     command.env_remove("SPLICEWAY_LOG").args(arguments).envs(environment.iter().copied());
     command
