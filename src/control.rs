@@ -80,7 +80,10 @@ impl Control {
     /// Runs the gateway to its end. `listening` are the sockets that it owns until then.
     pub fn run(self, stop: Stop, listening: Vec<(Arc<config::Listener>, Vec<Listening>)>) -> io::Result<Ended> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(self.serve(stop, listening))
+        let ended = runtime.block_on(self.serve(stop, listening));
+        // A look-up blocks a thread for as long as the machine's resolver has patience: the end does not wait for it.
+        runtime.shutdown_background();
+        ended
     }
 
     async fn serve(

@@ -3,7 +3,7 @@
 mod support;
 
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -305,6 +305,7 @@ impl Etc {
         file.write_all_at(format!("{hosts:<63}\n").as_bytes(), 0).expect("it can be written");
     }
 
+    #[allow(clippy::print_stdout)] // why a test is skipped
     /// None, with the reason said, where a process may not have mounts of its own.
     fn start(&self, config: &str) -> Option<Gateway> {
         let script = "for file in hosts nsswitch.conf resolv.conf; do \
@@ -385,4 +386,23 @@ fn a_name_that_does_not_exist_is_no_reason_not_to_start() {
     }
     unknown.stop();
     both.stop();
+}
+
+/// The resolver of this machine takes questions and answers none, for longer than the test would wait.
+#[test]
+fn a_name_whose_look_up_takes_long_holds_up_neither_other_names_nor_the_end() {
+    // The port of name servers cannot be chosen; the address is one that nobody else has in mind.
+    let [.., high, low] = std::process::id().to_be_bytes();
+    let mute = Ipv4Addr::new(127, 77, high, low.max(1));
+    let Ok(resolver) = UdpSocket::bind((mute, 53)) else {
+        return println!("skipped: the port of a name server needs a privilege that the test has not");
+    };
+    let etc =
+        Etc::new("127.0.0.1 quick.test", "files dns", &format!("nameserver {mute}\noptions timeout:30 attempts:5\n"));
+    let backend = Backend::start(backend::respond(ok("quick")));
+    let endpoints = ["slow.test:1".to_owned(), format!("quick.test:{}", backend.address().port())];
+    let Some(gateway) = etc.start(&config(&endpoints, "connect = \"300ms\"", "")) else { return };
+    resolver.recv_from(&mut [0; 512]).expect("the slow name is asked for");
+    assert_eq!(Client::get(gateway.address("web"), "/").text(), "quick");
+    gateway.stop();
 }

@@ -30,7 +30,7 @@ pub struct Upstream {
 #[derive(Debug, Default, Clone)]
 struct Resolution {
     endpoints: Arc<[Arc<Endpoint>]>,
-    /// Names have been looked up at least once, found or not.
+    /// Every name has been looked up at least once, found or not.
     looked_up: bool,
 }
 
@@ -69,15 +69,16 @@ impl Upstream {
         })
     }
 
-    /// Takes the addresses that its names have now. Endpoints that stay keep their state, and so their count.
-    pub fn resolved(&self, found: &[(EndpointAddress, SocketAddr)], states: &EndpointStates) {
+    /// Takes the addresses that its names have now; `looked_up` says that each has been looked up at least once. Endpoints
+    /// that stay keep their state, and so their count.
+    pub fn resolved(&self, found: &[(EndpointAddress, SocketAddr)], looked_up: bool, states: &EndpointStates) {
         let mut addresses = self.numbers();
         for (configured, address) in found {
             if addresses.iter().all(|(_, known)| known != address) {
                 addresses.push((configured.clone(), *address));
             }
         }
-        self.set(addresses, states, true);
+        self.set(addresses, states, looked_up);
     }
 
     /// The endpoint for the next tunnel or request, other than those tried before; None when there is no other. Waits

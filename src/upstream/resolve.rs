@@ -4,24 +4,42 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::{EndpointStates, Upstream};
-use crate::config::EndpointAddress;
+use crate::config::{EndpointAddress, Name};
 
-/// Keeps one upstream's names looked up, for ever.
+/// A name, by its place in the upstream's list, and what a look-up of it came to.
+type Found = (usize, io::Result<Vec<SocketAddr>>);
+
+/// Keeps one upstream's names looked up, for ever. Each name has its own rhythm: one whose look-up takes long holds up
+/// none of the others.
 pub async fn keep_resolved(upstream: Arc<Upstream>, states: Arc<EndpointStates>) {
     let mut names: Vec<_> = upstream.names().map(|(name, port)| KnownName::new(name, port)).collect();
-    loop {
-        for name in &mut names {
-            let found = look_up(&name.name, name.port).await;
-            name.learn(found, &upstream);
-        }
-        // Also when all failed: whoever waits for the first look-up learns that it has been.
+    let (tell, mut told) = mpsc::channel(1);
+    let mut look_ups = JoinSet::new();
+    for (index, name) in names.iter().enumerate() {
+        look_ups.spawn(keep_looking_up(index, name.name.clone(), name.port, upstream.config.resolve, tell.clone()));
+    }
+    while let Some((index, found)) = told.recv().await {
+        let news = names[index].learn(found);
+        // Also when it failed: whoever waits for the first look-ups learns that they have been.
         let found: Vec<_> = names.iter().flat_map(KnownName::endpoints).collect();
-        upstream.resolved(&found, &states);
-        sleep(upstream.config.resolve).await;
+        upstream.resolved(&found, names.iter().all(|name| name.looked_up), &states);
+        // Said when it holds: the next request goes there.
+        if let Some(news) = news {
+            names[index].tell(&news, &upstream.config.name);
+        }
+    }
+}
+
+async fn keep_looking_up(index: usize, name: Box<str>, port: u16, every: Duration, tell: mpsc::Sender<Found>) {
+    while tell.send((index, look_up(&name, port).await)).await.is_ok() {
+        sleep(every).await;
     }
 }
 
@@ -32,34 +50,48 @@ async fn look_up(name: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     Ok(addresses)
 }
 
+/// What is worth a line: a change.
+enum News {
+    Found,
+    NotFound(io::Error),
+}
+
 /// A name with what is known of it. Each fails by itself: one that is gone takes nothing from the others.
 struct KnownName {
     name: Box<str>,
     port: u16,
     addresses: Vec<SocketAddr>,
+    looked_up: bool,
     failing: bool,
 }
 
 impl KnownName {
     fn new(name: &str, port: u16) -> Self {
-        Self { name: name.into(), port, addresses: Vec::new(), failing: false }
+        Self { name: name.into(), port, addresses: Vec::new(), looked_up: false, failing: false }
     }
 
-    fn learn(&mut self, found: io::Result<Vec<SocketAddr>>, upstream: &Upstream) {
-        let of = &upstream.config.name;
+    /// Takes what was found; gives what is new about it.
+    fn learn(&mut self, found: io::Result<Vec<SocketAddr>>) -> Option<News> {
+        self.looked_up = true;
         match found {
             Ok(found) => {
-                if self.failing || found != self.addresses {
-                    tracing::info!(upstream = %of, name = %self.name, addresses = ?found, "a name was looked up");
-                }
+                let is_news = self.failing || found != self.addresses;
                 self.addresses = found;
                 self.failing = false;
+                is_news.then_some(News::Found)
             }
-            Err(error) if !self.failing => {
+            Err(error) => (!std::mem::replace(&mut self.failing, true)).then_some(News::NotFound(error)),
+        }
+    }
+
+    fn tell(&self, news: &News, of: &Name) {
+        match news {
+            News::Found => {
+                tracing::info!(upstream = %of, name = %self.name, addresses = ?self.addresses, "a name was looked up");
+            }
+            News::NotFound(error) => {
                 tracing::warn!(upstream = %of, name = %self.name, %error, "a name was not found");
-                self.failing = true;
             }
-            Err(_) => {}
         }
     }
 
