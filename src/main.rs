@@ -65,6 +65,9 @@ fn check(file: &Path) -> ExitCode {
     match Config::load(file) {
         Ok(config) => {
             let (listeners, routes, upstreams) = (config.listeners.len(), config.routes.len(), config.upstreams.len());
+            for warning in &config.warnings {
+                eprintln!("warning: {warning}");
+            }
             println!("{}: fine: {listeners} listeners, {routes} routes, {upstreams} upstreams", file.display());
             ExitCode::SUCCESS
         }
@@ -98,6 +101,9 @@ fn serve(config: Config, demonstration: bool) -> ExitCode {
         Err(error) => return cannot_start(&StartError::Log(error)),
     };
     output.install(&log);
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
     let bound = match Bound::bind(config, output) {
         Ok(bound) => bound,
         Err(error) => return cannot_start(&error),

@@ -9,9 +9,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use spliceway::config::{
-    Action, Bind, Config, ConnectionLimit, HeaderMatch, HostHeader, HostPattern, LogFile, LogFormat, Records,
+    Action, Bind, Config, ConnectionLimit, Forwarded, HeaderMatch, HostHeader, HostPattern, LogFile, LogFormat,
+    Records, Scheme,
 };
+use support::gateway::{Gateway, run_to_end};
+use support::tree::Tree;
 use toml::de::{DeTable, DeValue};
+
+mod support;
 
 /// Relative, as tests run in the package's folder: so messages are the same on every machine.
 const VALID: &str = "tests/config/valid";
@@ -29,28 +34,30 @@ fn load(path: &Path) -> Config {
     Config::load(path).unwrap_or_else(|error| panic!("{error}"))
 }
 
-fn refusal(path: &Path) -> String {
+fn refusal(tree: &Tree, path: &Path) -> String {
     let name = path.file_name().unwrap().to_str().unwrap();
     let text = fs::read_to_string(path).unwrap();
-    let error = Config::parse(name, &text, Path::new(INVALID)).err();
-    let mut report = error.unwrap_or_else(|| panic!("{name} is not refused")).to_string();
+    let error = Config::parse(name, &text, &tree.path(INVALID)).err();
+    let mut report = tree.relative(&error.unwrap_or_else(|| panic!("{name} is not refused")).to_string());
     report.push('\n');
     report
 }
 
 #[test]
 fn what_is_valid_loads() {
+    let tree = Tree::new();
     for path in files(VALID, "toml") {
-        load(&path);
+        load(&tree.path(path.to_str().unwrap()));
     }
 }
 
 #[test]
 fn what_is_invalid_is_refused_with_its_whole_message() {
     let files = files(INVALID, "toml");
-    assert!(files.len() >= 25, "only {} files", files.len());
+    assert!(files.len() >= 45, "only {} files", files.len());
+    let tree = Tree::new();
     for path in files {
-        let (report, expected) = (refusal(&path), path.with_extension("expected"));
+        let (report, expected) = (refusal(&tree, &path), path.with_extension("expected"));
         if std::env::var_os("SPLICEWAY_BLESS").is_some() {
             fs::write(&expected, &report).unwrap();
         }
@@ -74,7 +81,7 @@ fn a_file_that_cannot_be_read_is_one_line() {
 
 #[test]
 fn every_mistake_is_told_at_its_line_and_column() {
-    let report = refusal(&Path::new(INVALID).join("several.toml"));
+    let report = refusal(&Tree::without_certificates(), &Path::new(INVALID).join("several.toml"));
     let places: Vec<_> = report.lines().filter_map(|l| l.trim().strip_prefix("--> several.toml:")).collect();
     assert_eq!(places, ["2:1", "5:8", "9:27", "12:8", "16:1", "19:8", "24:12", "26:1"], "{report}");
 }
@@ -82,7 +89,62 @@ fn every_mistake_is_told_at_its_line_and_column() {
 #[test]
 fn the_examples_load() {
     assert_eq!(load(Path::new("config/minimal.toml")).routes.len(), 1);
-    load(Path::new("config/gateway.toml"));
+    let config = load(&Tree::new().path("config/gateway.toml"));
+    assert!(config.warnings.is_empty(), "{:?}", config.warnings);
+}
+
+#[test]
+fn the_example_of_everything_serves_nothing_but_redirects_on_port_80() {
+    let config = load(&Tree::new().path("config/gateway.toml"));
+    let [secure, web] = &config.listeners[..] else { panic!("{:?}", config.listeners) };
+    assert_eq!((secure.binds[..].to_vec(), secure.tls.is_some()), (vec![Bind::Every(443)], true));
+    assert!(web.tls.is_none() && web.binds.iter().all(|b| matches!(b, Bind::Address(a) if a.port() == 80)));
+    for route in &config.routes {
+        let secure_only =
+            route.matches.scheme == Some(Scheme::Https) || route.matches.listeners == [secure.name.clone()];
+        let redirects = matches!(&route.action, Action::Redirect(r) if r.status.as_u16() == 308);
+        assert!(secure_only || redirects, "{route:?}");
+    }
+}
+
+/// Every key of the contract that has landed, by its table: whoever adds one adds it here, and none is ever renamed.
+const KEYS: [(&str, &str); 20] = [
+    ("", "drain forwarded gateway limits listener log route tcp timeouts upstream"),
+    ("gateway", "name trusted_proxies workers"),
+    ("timeouts", "connect half_close idle keep_alive request_head response_head stall tls_handshake upgrade"),
+    ("limits", "connections connections_per_client head_size headers tunnels"),
+    ("tcp", "backlog keepalive user_timeout"),
+    ("forwarded", "forwarded via x_forwarded x_real_ip"),
+    ("log", "file format level records"),
+    ("drain", "deadline"),
+    ("listener", "bind limits name timeouts tls trusted_proxies"),
+    ("listener.tls", "certificate key"),
+    ("listener.timeouts", "keep_alive request_head tls_handshake"),
+    ("listener.limits", "connections connections_per_client head_size headers"),
+    ("upstream.NAME", "balance endpoints host_header pool resolve retry"),
+    ("upstream.NAME.pool", "idle idle_timeout"),
+    ("upstream.NAME.retry", "attempts"),
+    (
+        "route",
+        "headers host listener methods name path plain redirect respond scheme service timeouts upgrade upstream websocket",
+    ),
+    ("route.respond", "body body_file content_type status"),
+    ("route.redirect", "status to"),
+    ("route.websocket", "max_message"),
+    ("route.timeouts", "half_close idle response_head stall upgrade"),
+];
+
+#[test]
+fn the_keys_that_are_read_are_those_of_the_contract() {
+    let whole = |(table, keys): (&str, &'static str)| {
+        let prefix = if table.is_empty() { String::new() } else { format!("{table}.") };
+        keys.split(' ').map(move |key| format!("{prefix}{key}"))
+    };
+    let contract: BTreeSet<String> = KEYS.into_iter().flat_map(whole).collect();
+    let read = spliceway::config::keys();
+    let missing: Vec<_> = contract.difference(&read).collect();
+    let extra: Vec<_> = read.difference(&contract).collect();
+    assert!(missing.is_empty() && extra.is_empty(), "missing: {missing:?}, extra: {extra:?}");
 }
 
 /// The paths of all keys of a table; the name of an upstream is "NAME".
@@ -119,13 +181,15 @@ fn the_example_of_everything_mentions_every_key_that_is_read() {
 
 #[test]
 fn the_example_of_everything_shows_the_defaults() {
-    let (all, least) = (load(Path::new("config/gateway.toml")), load(Path::new("config/minimal.toml")));
+    let (all, least) = (load(&Tree::new().path("config/gateway.toml")), load(Path::new("config/minimal.toml")));
     let shown = |c: &Config| {
-        let (listener, route, upstream) = (&c.listeners[0], &c.routes[0], &c.upstreams[0]);
-        let parts = (&c.limits, &c.tcp, &c.log, &c.drain, &c.gateway.workers);
-        let narrow =
-            (&listener.timeouts, &listener.limits, &route.timeouts, &route.upgrade, route.plain, route.max_message);
-        format!("{parts:#?} {narrow:#?} {:?} {:?} {}", upstream.host_header, upstream.resolve, upstream.retry_attempts)
+        let route = c.routes.iter().find(|r| matches!(r.action, Action::Upstream(_))).unwrap();
+        let (listener, upstream) = (&c.listeners[0], &c.upstreams[0]);
+        let parts = (&c.limits, &c.tcp, &c.forwarded, &c.log, &c.drain, &c.gateway.workers);
+        let of_listener = (&listener.timeouts, &listener.limits, &listener.trusted_proxies);
+        let of_route = (&route.timeouts, &route.upgrade, route.plain, route.max_message);
+        let of_upstream = (&upstream.host_header, upstream.resolve, upstream.retry_attempts, upstream.pool);
+        format!("{parts:#?} {of_listener:#?} {of_route:#?} {of_upstream:#?}")
     };
     assert_eq!(shown(&all), shown(&least));
 }
@@ -170,6 +234,69 @@ fn forms_and_spellings_mean_what_they_say() {
 }
 
 #[test]
+fn tls_is_read_in_either_form_and_its_deadline_from_the_narrow_place_to_the_wide_one() {
+    let tree = Tree::new();
+    let config = load(&tree.path(VALID).join("tls.toml"));
+    let read: Vec<_> =
+        config.listeners.iter().map(|l| (l.tls.is_some(), l.timeouts.tls_handshake.as_millis())).collect();
+    assert_eq!(read, [(true, 5000), (true, 250), (false, 5000)]);
+    assert!(config.warnings.is_empty(), "{:?}", config.warnings);
+}
+
+/// What `expired.toml` is warned of, as `check` and `run` say it.
+fn warnings(tree: &Tree) -> Vec<String> {
+    let config = load(&tree.path(VALID).join("expired.toml"));
+    config.warnings.iter().map(|w| tree.relative(w)).collect()
+}
+
+#[test]
+fn an_expired_certificate_is_a_warning_with_its_place() {
+    let expected = [
+        "tests/config/valid/expired.toml:4:23: certificate tests/config/valid/certs/expired.pem expired on 2020-01-01",
+        "tests/config/valid/expired.toml:15:15: certificate tests/config/valid/certs/../certs/expired.pem expired on 2020-01-01",
+    ];
+    assert_eq!(warnings(&Tree::new()), expected);
+}
+
+#[test]
+fn check_prints_warnings_on_standard_error_and_is_content() {
+    let tree = Tree::new();
+    let output = run_to_end(&["check", tree.path(VALID).join("expired.toml").to_str().unwrap()]);
+    let stderr = tree.relative(&String::from_utf8(output.stderr).unwrap());
+    let expected: Vec<_> = warnings(&tree).iter().map(|w| format!("warning: {w}")).collect();
+    assert_eq!(stderr.lines().collect::<Vec<_>>(), expected);
+    assert!(output.status.success() && output.stdout.ends_with(b"fine: 3 listeners, 0 routes, 0 upstreams\n"));
+}
+
+#[test]
+fn run_logs_warnings() {
+    let tree = Tree::new();
+    let certs = tree.path(VALID).join("certs");
+    let tls = format!("certificate = \"{0}/expired.pem\", key = \"{0}/key.pem\"", certs.display());
+    let gateway = Gateway::start(&format!("[[listener]]\nbind = \"127.0.0.1:0\"\ntls = {{ {tls} }}\n"));
+    let warning = gateway.message(|m| m["level"] == "WARN");
+    let text = warning["message"].as_str().unwrap();
+    assert!(text.contains("gateway.toml:5:23: certificate ") && text.ends_with("/expired.pem expired on 2020-01-01"));
+    gateway.stop();
+}
+
+#[test]
+fn a_listeners_proxies_stand_for_the_gateways_and_budgets_stand_beside_them() {
+    let config = load(&Tree::new().path(VALID).join("clients.toml"));
+    let read = config.listeners.iter().map(|l| {
+        let networks: Vec<_> = l.trusted_proxies.iter().map(ToString::to_string).collect();
+        (networks.join(" "), l.limits.connections_per_client.map_or(0, usize::from))
+    });
+    let expected = [("10.0.0.0/8 192.0.2.1/32 ::1/128", 0), ("2001:db8::/32", 50), ("", 0)];
+    assert_eq!(read.collect::<Vec<_>>(), expected.map(|(networks, count)| (networks.to_owned(), count)));
+    assert_eq!(config.limits.connections_per_client.map(usize::from), Some(50));
+    assert_eq!(config.forwarded, Forwarded { x_forwarded: false, forwarded: false, x_real_ip: true, via: false });
+    let pools = config.upstreams.iter().map(|u| u.pool.map(|p| (p.idle.get(), p.idle_timeout.as_millis())));
+    let expected = [Some((8, 300_000)), Some((32, 250)), Some((32, 30_000)), None];
+    assert_eq!(pools.collect::<Vec<_>>(), expected);
+}
+
+#[test]
 fn names_are_made_where_none_is_written() {
     let config = load(&Path::new(VALID).join("names.toml"));
     let listeners: Vec<_> = config.listeners.iter().map(|l| l.name.as_str()).collect();
@@ -203,6 +330,7 @@ fn an_almost_empty_file_has_every_default() {
         (config.tcp.keepalive, 60),
         (config.tcp.user_timeout, 90),
         (config.drain.deadline, 25),
+        (listener.timeouts.tls_handshake, 10),
         (listener.timeouts.request_head, 15),
         (listener.timeouts.keep_alive, 75),
         (route.timeouts.connect, 5),
@@ -215,6 +343,10 @@ fn an_almost_empty_file_has_every_default() {
     ];
     seconds.into_iter().enumerate().for_each(|(i, (is, default))| assert_eq!(is.as_secs(), default, "number {i}"));
 
+    assert_eq!((config.limits.connections_per_client, listener.limits.connections_per_client), (None, None));
+    assert_eq!(config.forwarded, Forwarded { x_forwarded: true, forwarded: true, x_real_ip: false, via: true });
+    assert!(listener.tls.is_none() && listener.trusted_proxies.is_empty() && config.warnings.is_empty());
+    assert_eq!(upstream.pool.map(|p| (p.idle.get(), p.idle_timeout.as_secs())), Some((32, 30)));
     assert_eq!(listener.limits.connections, None);
     assert_eq!((listener.limits.head_size, listener.limits.headers), (32 * 1024, 100));
     assert_eq!((&upstream.host_header, upstream.retry_attempts), (&HostHeader::Client, 2));
@@ -228,18 +360,21 @@ fn an_almost_empty_file_has_every_default() {
 fn line_ends_of_either_kind_and_a_byte_order_mark_are_taken() {
     let text = fs::read_to_string("config/gateway.toml").unwrap();
     let text = format!("\u{feff}{}", text.replace('\n', "\r\n"));
-    Config::parse("gateway.toml", &text, Path::new("config")).unwrap_or_else(|error| panic!("{error}"));
+    let tree = Tree::new();
+    Config::parse("gateway.toml", &text, &tree.path("config")).unwrap_or_else(|error| panic!("{error}"));
 }
 
-proptest::proptest! {
-    /// Reports draw carets under places that the text decides: whatever it says, there is a report.
-    #[test]
-    fn whatever_is_written_is_taken_or_refused(place: usize, cut in 0usize..40, put in "[\\PC\\r\\n\"=\\[\\]{}]{0,6}") {
-        let text = fs::read_to_string("config/gateway.toml").unwrap();
-        let from = place % text.len();
-        let text = format!("{}{put}{}", &text[..from], &text[(from + cut).min(text.len())..]);
-        if let Err(error) = Config::parse("gateway.toml", &text, Path::new("config")) {
+/// Reports draw carets under places that the text decides: whatever it says, there is a report.
+#[test]
+fn whatever_is_written_is_taken_or_refused() {
+    let tree = Tree::new();
+    let folder = tree.path("config");
+    let whole = fs::read_to_string("config/gateway.toml").unwrap();
+    proptest::proptest!(|(place: usize, cut in 0usize..40, put in "[\\PC\\r\\n\"=\\[\\]{}]{0,6}")| {
+        let from = place % whole.len();
+        let text = format!("{}{put}{}", &whole[..from], &whole[(from + cut).min(whole.len())..]);
+        if let Err(error) = Config::parse("gateway.toml", &text, &folder) {
             proptest::prop_assert!(error.to_string().contains("--> gateway.toml:"), "{}", error);
         }
-    }
+    });
 }

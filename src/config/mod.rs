@@ -9,6 +9,7 @@ mod address;
 mod file;
 mod hosts;
 mod names;
+mod networks;
 mod paths;
 mod reader;
 mod report;
@@ -26,6 +27,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
+use ipnet::IpNet;
+
+use crate::downstream::tls::Tls;
 
 pub use self::file::keys;
 pub use self::report::ConfigError;
@@ -42,6 +46,8 @@ pub struct Config {
     pub limits: Limits,
     /// `[tcp]`.
     pub tcp: Tcp,
+    /// `[forwarded]`.
+    pub forwarded: Forwarded,
     /// `[log]`.
     pub log: Log,
     /// `[drain]`.
@@ -52,6 +58,8 @@ pub struct Config {
     pub routes: Vec<Arc<Route>>,
     /// `[upstream.NAME]`, in the order of their names.
     pub upstreams: Vec<Arc<Upstream>>,
+    /// What is not wrong and yet not as it should be, each with its place ("gateway.toml:12:15: certificate ...").
+    pub warnings: Vec<String>,
 }
 
 /// The name of a listener, route or upstream: `[a-z0-9-]{1,64}`. It is the label in records and the identity of state
@@ -68,11 +76,26 @@ pub struct Gateway {
     pub name: Arc<str>,
 }
 
+/// `[forwarded]`: what a backend is told of the client and of this gateway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Forwarded {
+    /// X-Forwarded-For, -Proto, -Host, -Port.
+    pub x_forwarded: bool,
+    /// Forwarded (RFC 7239).
+    pub forwarded: bool,
+    /// X-Real-IP.
+    pub x_real_ip: bool,
+    /// Via (RFC 9110 section 7.6.3).
+    pub via: bool,
+}
+
 /// `[limits]`: budgets of the whole gateway.
 #[derive(Debug)]
 pub struct Limits {
     /// Open client sockets, tunnels included. When it is reached, accepting pauses.
     pub connections: ConnectionLimit,
+    /// Open client sockets of one IPv4 address or IPv6 /64, over all listeners; more are closed at once. `None` is "off".
+    pub connections_per_client: Option<NonZeroUsize>,
     /// Open tunnels; an upgrade beyond it is answered 503. `None` is "off".
     pub tunnels: Option<NonZeroUsize>,
 }
@@ -161,6 +184,10 @@ pub struct Listener {
     pub timeouts: ClientTimeouts,
     /// Limits of the client's side.
     pub limits: ClientLimits,
+    /// Networks whose word about the client is taken: its own, else the gateway's.
+    pub trusted_proxies: Vec<IpNet>,
+    /// TLS; without it the listener is plain.
+    pub tls: Option<Arc<Tls>>,
 }
 
 /// One entry of `listener.bind`.
@@ -175,6 +202,8 @@ pub enum Bind {
 /// The client side's deadlines, inheritance resolved.
 #[derive(Debug, Clone, Copy)]
 pub struct ClientTimeouts {
+    /// From accept to the end of the TLS handshake.
+    pub tls_handshake: Duration,
     /// First byte of a request to the end of its head; of a new connection, from accept.
     pub request_head: Duration,
     /// Silence between two requests.
@@ -186,6 +215,8 @@ pub struct ClientTimeouts {
 pub struct ClientLimits {
     /// This listener's own budget of open sockets, beside the gateway's. `None`: no budget of its own.
     pub connections: Option<NonZeroUsize>,
+    /// This listener's own budget for one client, beside the gateway's. `None`: no budget of its own.
+    pub connections_per_client: Option<NonZeroUsize>,
     /// Bytes of request line and headers; 431 beyond.
     pub head_size: usize,
     /// Number of header lines; 431 beyond.
@@ -354,6 +385,17 @@ pub struct Upstream {
     pub resolve: Duration,
     /// How many other endpoints are tried.
     pub retry_attempts: u32,
+    /// Connections kept for the next request; `None` is "off".
+    pub pool: Option<Pool>,
+}
+
+/// `upstream.NAME.pool`: of each endpoint and worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pool {
+    /// Idle connections kept.
+    pub idle: NonZeroUsize,
+    /// How long one is kept.
+    pub idle_timeout: Duration,
 }
 
 /// One entry of `upstream.endpoints`.

@@ -140,6 +140,34 @@ impl<'t> Table<'t> {
         Self::new(self.reading, self.path_of(key), place, entries).finish(read)
     }
 
+    /// A table of its own; `None` when it is not there.
+    pub(super) fn table_if_there<R>(&mut self, key: &'static str, read: impl FnOnce(&mut Self) -> R) -> Option<R> {
+        let there = self.find(key).is_some();
+        let read = self.table(key, read);
+        there.then_some(read)
+    }
+
+    /// A table of its own, or "off": then the inner `None`. `expected` is told where it is neither.
+    pub(super) fn table_or_off<R>(
+        &mut self,
+        key: &'static str,
+        expected: &str,
+        read: impl FnOnce(&mut Self) -> R,
+    ) -> Option<Option<R>> {
+        let value = self.ask(key);
+        let place = value.map_or_else(|| self.place(), Spanned::span);
+        let entries = value.and_then(|v| v.get_ref().as_table());
+        let read = Self::new(self.reading, self.path_of(key), place.clone(), entries).finish(read);
+        match value?.get_ref() {
+            DeValue::Table(_) => Some(Some(read)),
+            DeValue::String(text) if text == "off" => Some(None),
+            other => {
+                self.refuse(key, place, &Refusal::new(kind(other), expected));
+                None
+            }
+        }
+    }
+
     /// A table of its own, or just the value of its key `first`; `None` when neither is there.
     pub(super) fn short_or_long<R>(
         &mut self,
@@ -152,9 +180,7 @@ impl<'t> Table<'t> {
         let entries = value.and_then(|v| v.get_ref().as_table());
         let mut table = Self::new(self.reading, self.path_of(key), place, entries);
         table.short = value.filter(|_| entries.is_none()).map(|v| (first, v));
-        if entries.is_some() {
-            table.require(first, "the long form needs it");
-        }
+        table.require(first, "the long form needs it");
         let read = table.finish(read);
         value.map(|_| read)
     }
@@ -200,9 +226,9 @@ impl<'t> Table<'t> {
         tables
     }
 
-    /// Says that `key`, which must be there, is not.
+    /// Says that `key`, which must be there, is not. A table that is not there requires nothing.
     pub(super) fn require(&self, key: &'static str, expected: &str) {
-        if self.find(key).is_none() {
+        if self.entries.is_some_and(|e| !e.contains_key(key)) {
             self.reading.problems.tell(self.place(), format!("`{}` is missing", self.path_of(key)), expected);
         }
     }

@@ -59,7 +59,10 @@ impl Refusal {
 /// Shared by all that read and resolve, hence the cell: handing one `&mut` down through nested tables would tie every
 /// reader's borrow to every other's.
 #[derive(Debug, Default)]
-pub(super) struct Problems(RefCell<Vec<Problem>>);
+pub(super) struct Problems {
+    found: RefCell<Vec<Problem>>,
+    warnings: RefCell<Vec<(Place, String)>>,
+}
 
 #[derive(Debug)]
 struct Problem {
@@ -86,6 +89,11 @@ impl Problems {
         self.push(place, what.into(), expected.into(), Some(other));
     }
 
+    /// Notes what is no problem, for the configuration works, and yet has to be known.
+    pub(super) fn warn(&self, place: Place, words: String) {
+        self.warnings.borrow_mut().push((place, words));
+    }
+
     /// Notes every value of `values` that stands there twice; `expected` says what to do about it.
     pub(super) fn tell_repeats<T: PartialEq>(&self, key: &str, values: &[Spanned<T>], expected: &str) {
         for (index, value) in values.iter().enumerate() {
@@ -98,22 +106,26 @@ impl Problems {
 
     /// How many there are; two counts tell whether a part was sound.
     pub(super) fn count(&self) -> usize {
-        self.0.borrow().len()
+        self.found.borrow().len()
     }
 
-    /// The whole report on the file `name` with its `text`; `None` when nothing was wrong.
-    pub(super) fn report(self, name: &str, text: &str) -> Option<String> {
-        let mut problems = self.0.into_inner();
+    /// The whole report on the file `name` with its `text`; the warnings when nothing was wrong.
+    pub(super) fn report(self, name: &str, text: &str) -> Result<Vec<String>, String> {
+        let mut problems = self.found.into_inner();
+        if problems.is_empty() {
+            let warning = |(place, words)| format!("{name}:{}: {words}", line_and_column(&place, text));
+            return Ok(self.warnings.into_inner().into_iter().map(warning).collect());
+        }
         problems.sort_by_key(|p| (p.place.start, p.place.end));
         let mut parts: Vec<String> = problems.iter().map(|p| p.render(name, text)).collect();
         if parts.len() > 1 {
             parts.push(format!("{name}: {} problems", parts.len()));
         }
-        (!parts.is_empty()).then(|| parts.join("\n\n"))
+        Err(parts.join("\n\n"))
     }
 
     fn push(&self, place: Place, what: String, expected: String, other: Option<(Place, &'static str)>) {
-        self.0.borrow_mut().push(Problem { place, what, expected, other });
+        self.found.borrow_mut().push(Problem { place, what, expected, other });
     }
 }
 
@@ -135,6 +147,13 @@ fn first_line(place: &Place, text: &str) -> Place {
     let end = place.end.clamp(start, text.len());
     let length = text.get(start..end).and_then(|t| t.find(['\r', '\n']));
     start..length.map_or(end, |length| start + length)
+}
+
+/// "12:15": where `place` begins, both counted from 1, the column in characters.
+fn line_and_column(place: &Place, text: &str) -> String {
+    let before = text.get(..place.start).unwrap_or(text);
+    let line = before.rsplit('\n').next().unwrap_or_default();
+    format!("{}:{}", before.matches('\n').count() + 1, line.chars().count() + 1)
 }
 
 /// The entry of `known` that was probably meant by `text`.
@@ -185,9 +204,24 @@ mod tests {
         let problems = Problems::default();
         problems.tell(6..7, "second", "");
         problems.tell(0..1, "first", "x");
-        let report = problems.report("f.toml", "a = 1\nb = 2\n").unwrap();
+        let report = problems.report("f.toml", "a = 1\nb = 2\n").unwrap_err();
         assert!(report.find("first") < report.find("second"), "{report}");
         assert!(report.ends_with("f.toml: 2 problems"), "{report}");
+    }
+
+    #[test]
+    fn warnings_are_lines_with_their_places_and_not_told_beside_problems() {
+        let text = "a = 1\r\nü = 2\n";
+        let warned = || {
+            let problems = Problems::default();
+            problems.warn(0..1, "first".to_owned());
+            problems.warn(text.find('2').unwrap()..14, "second".to_owned());
+            problems
+        };
+        assert_eq!(warned().report("f.toml", text).unwrap(), ["f.toml:1:1: first", "f.toml:2:5: second"]);
+        let problems = warned();
+        problems.tell(0..1, "wrong", "");
+        assert!(!problems.report("f.toml", text).unwrap_err().contains("first"));
     }
 
     #[test]
@@ -195,7 +229,7 @@ mod tests {
         let problems = Problems::default();
         problems.tell(4..12, "table", "");
         problems.tell(99..120, "end", "");
-        let report = problems.report("f.toml", "a = {\r\n b = 2\r\n}\r\n").unwrap();
+        let report = problems.report("f.toml", "a = {\r\n b = 2\r\n}\r\n").unwrap_err();
         assert!(report.contains("f.toml:1:5"), "{report}");
         assert!(report.contains("end"), "{report}");
     }

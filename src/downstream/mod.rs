@@ -6,3 +6,4 @@ pub mod linger;
 pub mod listener;
 mod readiness;
 pub mod seat;
+pub mod tls;

@@ -8,16 +8,18 @@ use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::config::address::{bind, endpoint};
 use crate::config::hosts::host_header;
 use crate::config::names::name;
+use crate::config::networks::network;
 use crate::config::reader::{Reading, Table};
 use crate::config::report::Refusal;
 use crate::config::tokens::{gateway_name, level};
-use crate::config::values::{Bounds, count, count_or, duration, size, text, whole_seconds, word};
+use crate::config::values::{Bounds, count, count_or, duration, flag, size, text, whole_seconds, word};
 use crate::config::{Bind, EndpointAddress, HostHeader, LogFormat, Name, Records};
 
 pub(in crate::config) use self::route::{RedirectTable, RespondTable, RouteTable};
@@ -36,6 +38,8 @@ const HEAD_SIZE: Bounds = Bounds("1KiB", "1MiB");
 const MOST_OPEN: u64 = 100_000_000;
 /// `HeaderMap` holds 32768 at most, and slows down long before.
 const MOST_HEADERS: u64 = 10_000;
+/// Connections that one worker keeps to one endpoint: a port each, and an address has no more.
+const MOST_IDLE: u64 = 65_535;
 
 /// A whole file.
 #[derive(Debug)]
@@ -46,6 +50,7 @@ pub(in crate::config) struct File {
     pub(in crate::config) exchange: ExchangeTimes,
     pub(in crate::config) limits: LimitsTable,
     pub(in crate::config) tcp: TcpTable,
+    pub(in crate::config) forwarded: ForwardedTable,
     pub(in crate::config) log: LogTable,
     pub(in crate::config) drain_deadline: Option<Duration>,
     pub(in crate::config) listeners: Vec<ListenerTable>,
@@ -60,11 +65,13 @@ pub(in crate::config) struct GatewayTable {
     /// The inner `None` is "auto".
     pub(in crate::config) workers: Option<Option<NonZeroUsize>>,
     pub(in crate::config) name: Option<String>,
+    pub(in crate::config) trusted_proxies: Option<Vec<Spanned<IpNet>>>,
 }
 
 /// The client side of `[timeouts]` and `[listener.timeouts]`.
 #[derive(Debug)]
 pub(in crate::config) struct ClientTimes {
+    pub(in crate::config) tls_handshake: Option<Spanned<Duration>>,
     pub(in crate::config) request_head: Option<Duration>,
     pub(in crate::config) keep_alive: Option<Duration>,
 }
@@ -90,6 +97,7 @@ pub(in crate::config) struct HeadLimits {
 #[derive(Debug)]
 pub(in crate::config) struct LimitsTable {
     pub(in crate::config) connections: Option<Spanned<Option<NonZeroUsize>>>,
+    pub(in crate::config) connections_per_client: Option<Spanned<Option<NonZeroUsize>>>,
     pub(in crate::config) tunnels: Option<Option<NonZeroUsize>>,
     pub(in crate::config) head: HeadLimits,
 }
@@ -100,6 +108,15 @@ pub(in crate::config) struct TcpTable {
     pub(in crate::config) backlog: Option<u64>,
     pub(in crate::config) keepalive: Option<Duration>,
     pub(in crate::config) user_timeout: Option<Duration>,
+}
+
+/// `[forwarded]`.
+#[derive(Debug)]
+pub(in crate::config) struct ForwardedTable {
+    pub(in crate::config) x_forwarded: Option<bool>,
+    pub(in crate::config) forwarded: Option<bool>,
+    pub(in crate::config) x_real_ip: Option<bool>,
+    pub(in crate::config) via: Option<bool>,
 }
 
 /// `[log]`.
@@ -118,9 +135,24 @@ pub(in crate::config) struct ListenerTable {
     pub(in crate::config) bind: Vec<Spanned<Bind>>,
     /// The first bind as it is written, for the name.
     pub(in crate::config) first_bind: Option<String>,
+    pub(in crate::config) trusted_proxies: Option<Vec<Spanned<IpNet>>>,
+    pub(in crate::config) tls: Option<TlsTable>,
     pub(in crate::config) times: ClientTimes,
-    /// The inner `None` is "off".
+    pub(in crate::config) limits: ListenerLimits,
+}
+
+/// `[listener.tls]`.
+#[derive(Debug)]
+pub(in crate::config) struct TlsTable {
+    pub(in crate::config) certificate: Option<Spanned<String>>,
+    pub(in crate::config) key: Option<Spanned<String>>,
+}
+
+/// `[listener.limits]`. Inner `None`s are "off".
+#[derive(Debug)]
+pub(in crate::config) struct ListenerLimits {
     pub(in crate::config) connections: Option<Spanned<Option<NonZeroUsize>>>,
+    pub(in crate::config) connections_per_client: Option<Spanned<Option<NonZeroUsize>>>,
     pub(in crate::config) head: HeadLimits,
 }
 
@@ -133,6 +165,15 @@ pub(in crate::config) struct UpstreamTable {
     pub(in crate::config) host_header: Option<HostHeader>,
     pub(in crate::config) resolve: Option<Duration>,
     pub(in crate::config) retry_attempts: Option<u64>,
+    /// The inner `None` is "off".
+    pub(in crate::config) pool: Option<Option<PoolTable>>,
+}
+
+/// `upstream.NAME.pool`.
+#[derive(Debug)]
+pub(in crate::config) struct PoolTable {
+    pub(in crate::config) idle: Option<NonZeroUsize>,
+    pub(in crate::config) idle_timeout: Option<Duration>,
 }
 
 /// Every key that a file may have, by its path: "listener.timeouts.keep_alive", "upstream.NAME.endpoints".
@@ -161,6 +202,7 @@ impl File {
             exchange,
             limits: table.table("limits", LimitsTable::read),
             tcp: table.table("tcp", TcpTable::read),
+            forwarded: table.table("forwarded", ForwardedTable::read),
             log: table.table("log", LogTable::read),
             drain_deadline: table.table("drain", |t| time(t, "deadline", TIMEOUT)),
             listeners: table
@@ -181,13 +223,18 @@ impl GatewayTable {
         Self {
             workers: plain(table.value("workers", |v| count_or(v, "auto", 1024))),
             name: plain(table.value("name", |v| gateway_name(text(v, "expected a name")?).map(str::to_owned))),
+            trusted_proxies: table.many("trusted_proxies", network),
         }
     }
 }
 
 impl ClientTimes {
     fn read(table: &mut Table<'_>) -> Self {
-        Self { request_head: time(table, "request_head", TIMEOUT), keep_alive: time(table, "keep_alive", TIMEOUT) }
+        Self {
+            tls_handshake: table.value("tls_handshake", |v| duration(v, TIMEOUT)),
+            request_head: time(table, "request_head", TIMEOUT),
+            keep_alive: time(table, "keep_alive", TIMEOUT),
+        }
     }
 }
 
@@ -217,6 +264,7 @@ impl LimitsTable {
     fn read(table: &mut Table<'_>) -> Self {
         Self {
             connections: table.value("connections", |v| count_or(v, "auto", MOST_OPEN)),
+            connections_per_client: table.value("connections_per_client", |v| count_or(v, "off", MOST_OPEN)),
             head: HeadLimits::read(table),
             tunnels: plain(table.value("tunnels", |v| count_or(v, "off", MOST_OPEN))),
         }
@@ -229,6 +277,17 @@ impl TcpTable {
             backlog: plain(table.value("backlog", |v| count(v, 1..=65_535))),
             keepalive: plain(table.value("keepalive", |v| whole_seconds(v, KEEPALIVE))),
             user_timeout: time(table, "user_timeout", USER_TIMEOUT),
+        }
+    }
+}
+
+impl ForwardedTable {
+    fn read(table: &mut Table<'_>) -> Self {
+        Self {
+            x_forwarded: plain(table.value("x_forwarded", flag)),
+            forwarded: plain(table.value("forwarded", flag)),
+            x_real_ip: plain(table.value("x_real_ip", flag)),
+            via: plain(table.value("via", flag)),
         }
     }
 }
@@ -256,10 +315,36 @@ impl ListenerTable {
         table.require("bind", "where it listens, such as bind = \"*:80\"");
         let name = table.value("name", |v| name(text(v, "expected a name")?));
         let bind = table.one_or_many("bind", bind).unwrap_or_default();
-        let times = table.table("timeouts", ClientTimes::read);
-        let (connections, head) =
-            table.table("limits", |t| (t.value("connections", |v| count_or(v, "off", MOST_OPEN)), HeadLimits::read(t)));
-        Self { name, bind, first_bind: table.first_text("bind"), times, connections, head }
+        Self {
+            name,
+            bind,
+            first_bind: table.first_text("bind"),
+            trusted_proxies: table.many("trusted_proxies", network),
+            tls: table.table_if_there("tls", TlsTable::read),
+            times: table.table("timeouts", ClientTimes::read),
+            limits: table.table("limits", ListenerLimits::read),
+        }
+    }
+}
+
+impl TlsTable {
+    fn read(table: &mut Table<'_>) -> Self {
+        table.require("certificate", "TLS needs a certificate and its key");
+        table.require("key", "TLS needs a certificate and its key");
+        Self {
+            certificate: table.value("certificate", |v| file_name(v, "expected a file")),
+            key: table.value("key", |v| file_name(v, "expected a file")),
+        }
+    }
+}
+
+impl ListenerLimits {
+    fn read(table: &mut Table<'_>) -> Self {
+        Self {
+            connections: table.value("connections", |v| count_or(v, "off", MOST_OPEN)),
+            connections_per_client: table.value("connections_per_client", |v| count_or(v, "off", MOST_OPEN)),
+            head: HeadLimits::read(table),
+        }
     }
 }
 
@@ -273,7 +358,19 @@ impl UpstreamTable {
         table.value("balance", |v| word(v, &[("least-tunnels", ())]));
         let resolve = time(table, "resolve", RESOLVE);
         let retry_attempts = table.table("retry", |t| plain(t.value("attempts", |v| count(v, 0..=16))));
-        Some(Self { name: name?, endpoints, host_header: plain(host_header), resolve, retry_attempts })
+        let expected = "expected \"off\" or a table such as { idle = 32, idle_timeout = \"30s\" }";
+        let pool = table.table_or_off("pool", expected, PoolTable::read);
+        Some(Self { name: name?, endpoints, host_header: plain(host_header), resolve, retry_attempts, pool })
+    }
+}
+
+impl PoolTable {
+    fn read(table: &mut Table<'_>) -> Self {
+        let idle = plain(table.value("idle", |v| count(v, 1..=MOST_IDLE)));
+        Self {
+            idle: idle.and_then(|n| NonZeroUsize::new(usize::try_from(n).ok()?)),
+            idle_timeout: time(table, "idle_timeout", TIMEOUT),
+        }
     }
 }
 

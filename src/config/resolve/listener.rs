@@ -1,27 +1,36 @@
 //! Listeners: names, inheritance of the client side, and addresses that only one of them can have.
 
 use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
+use std::path::Path;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use toml::Spanned;
 
 use super::inherited;
-use crate::config::file::{ClientTimes, File, HeadLimits, ListenerTable};
+use super::tls::tls;
+use crate::config::file::{ClientTimes, File, HeadLimits, ListenerLimits, ListenerTable};
 use crate::config::names::{derived, unused};
 use crate::config::report::Problems;
-use crate::config::{Bind, ClientLimits, ClientTimeouts, Listener, Name};
+use crate::config::{Bind, ClientLimits, ClientTimeouts, DEFAULT_HEADERS, Listener, Name};
 
 /// Every listener.
-pub(super) fn listeners(file: &File, problems: &Problems) -> Vec<Arc<Listener>> {
+pub(super) fn listeners(file: &File, folder: &Path, problems: &Problems) -> Vec<Arc<Listener>> {
     tell_overlaps(&file.listeners, problems);
     let names = names(&file.listeners, problems);
+    let trusted = file.gateway.trusted_proxies.as_deref().unwrap_or_default();
+    problems.tell_repeats("gateway.trusted_proxies", trusted, "leave one out");
     let listener = |(table, name): (&ListenerTable, Name)| {
-        tell_greater_budget(table, file, problems);
+        tell_greater_budgets(table, file, problems);
+        tell_plain_handshake(table, problems);
         Arc::new(Listener {
             name,
             binds: table.bind.iter().map(|b| *b.get_ref()).collect(),
             timeouts: timeouts(&table.times, &file.client),
-            limits: limits(table, &file.limits.head),
+            limits: limits(&table.limits, &file.limits.head),
+            trusted_proxies: trusted_proxies(table, trusted, problems),
+            tls: table.tls.as_ref().and_then(|t| tls(t, folder, problems)),
         })
     };
     file.listeners.iter().zip(names).map(listener).collect()
@@ -55,20 +64,47 @@ fn tell_overlaps(tables: &[ListenerTable], problems: &Problems) {
     }
 }
 
-/// A budget of its own beside the gateway's: a greater one would never be reached.
-fn tell_greater_budget(table: &ListenerTable, file: &File, problems: &Problems) {
-    let own = table.connections.as_ref().and_then(|c| Some((c.span(), (*c.get_ref())?)));
-    let whole = file.limits.connections.as_ref().and_then(|c| Some((c.span(), (*c.get_ref())?)));
-    if let (Some((place, own)), Some((whole_place, whole))) = (own, whole)
+/// Budgets of its own beside the gateway's: a greater one would never be reached.
+fn tell_greater_budgets(table: &ListenerTable, file: &File, problems: &Problems) {
+    let (own, whole) = (&table.limits, &file.limits);
+    let connections = (own.connections.as_ref(), whole.connections.as_ref());
+    tell_greater("connections", "more than the whole gateway may have", connections, problems);
+    let per_client = (own.connections_per_client.as_ref(), whole.connections_per_client.as_ref());
+    tell_greater("connections_per_client", "more than a client may have of the whole gateway", per_client, problems);
+}
+
+/// A budget, where it is written; the inner `None` is "off" or "auto".
+type Written<'t> = Option<&'t Spanned<Option<NonZeroUsize>>>;
+
+fn tell_greater(key: &str, what: &str, (own, whole): (Written<'_>, Written<'_>), problems: &Problems) {
+    let number = |budget: Written<'_>| budget.and_then(|b| Some((b.span(), (*b.get_ref())?)));
+    if let (Some((place, own)), Some((whole_place, whole))) = (number(own), number(whole))
         && own > whole
     {
-        let what = "`listener.limits.connections`: more than the whole gateway may have";
-        problems.tell_both(place, what, format!("expected at most {whole}"), (whole_place, "the whole gateway's"));
+        let (what, expected) = (format!("`listener.limits.{key}`: {what}"), format!("expected at most {whole}"));
+        problems.tell_both(place, what, expected, (whole_place, "the whole gateway's"));
     }
 }
 
+/// A deadline for what never happens would be a key that does nothing.
+fn tell_plain_handshake(table: &ListenerTable, problems: &Problems) {
+    if let (Some(time), None) = (&table.times.tls_handshake, &table.tls) {
+        let what = "`listener.timeouts.tls_handshake`: this listener has no TLS";
+        problems.tell(time.span(), what, "leave it out, or give the listener `tls`");
+    }
+}
+
+/// The listener's list stands for the gateway's, even an empty one.
+fn trusted_proxies(table: &ListenerTable, whole: &[Spanned<IpNet>], problems: &Problems) -> Vec<IpNet> {
+    let own = table.trusted_proxies.as_deref();
+    problems.tell_repeats("listener.trusted_proxies", own.unwrap_or_default(), "leave one out");
+    own.unwrap_or(whole).iter().map(|n| *n.get_ref()).collect()
+}
+
 fn timeouts(own: &ClientTimes, whole: &ClientTimes) -> ClientTimeouts {
+    let handshake = |times: &ClientTimes| times.tls_handshake.as_ref().map(|t| *t.get_ref());
     ClientTimeouts {
+        tls_handshake: inherited(handshake(own), handshake(whole), 10),
         request_head: inherited(own.request_head, whole.request_head, 15),
         keep_alive: inherited(own.keep_alive, whole.keep_alive, 75),
     }
@@ -76,10 +112,12 @@ fn timeouts(own: &ClientTimes, whole: &ClientTimes) -> ClientTimeouts {
 
 /// `head_size` and `headers` are no budgets that are shared: each request's head is held to them alone. So they are
 /// looked up from the narrow place to the wide one as timeouts are, and a listener may have the greater ones.
-fn limits(table: &ListenerTable, whole: &HeadLimits) -> ClientLimits {
+fn limits(table: &ListenerLimits, whole: &HeadLimits) -> ClientLimits {
+    let number = |budget: Written<'_>| budget.and_then(|b| *b.get_ref());
     ClientLimits {
-        connections: table.connections.as_ref().and_then(|c| *c.get_ref()),
+        connections: number(table.connections.as_ref()),
+        connections_per_client: number(table.connections_per_client.as_ref()),
         head_size: table.head.head_size.or(whole.head_size).unwrap_or(32 * 1024),
-        headers: table.head.headers.or(whole.headers).unwrap_or(100),
+        headers: table.head.headers.or(whole.headers).unwrap_or(DEFAULT_HEADERS),
     }
 }

@@ -3,6 +3,7 @@
 
 mod listener;
 mod route;
+mod tls;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -15,12 +16,13 @@ use toml::de::{DeTable, Error};
 
 use self::listener::listeners;
 use self::route::{Parts, routes};
-use super::file::{File, GatewayTable, LimitsTable, LogTable, TcpTable, UpstreamTable};
+use super::file::{File, ForwardedTable, GatewayTable, LimitsTable, LogTable, PoolTable, TcpTable, UpstreamTable};
 use super::reader::{Reading, Table};
 use super::report::{ConfigError, Problems};
 use super::tokens::gateway_name_of;
 use super::{
-    Config, ConnectionLimit, Drain, Gateway, HostHeader, Limits, Log, LogFile, LogFormat, Records, Tcp, Upstream,
+    Config, ConnectionLimit, Drain, Forwarded, Gateway, HostHeader, Limits, Log, LogFile, LogFormat, Pool, Records,
+    Tcp, Upstream,
 };
 
 impl Config {
@@ -36,10 +38,8 @@ impl Config {
     pub fn parse(name: &str, text: &str, folder: &Path) -> Result<Self, ConfigError> {
         let reading = Reading::default();
         let config = read(text, folder, &reading);
-        match reading.problems.report(name, text) {
-            Some(report) => Err(ConfigError::Refused(report)),
-            None => Ok(config.expect("a configuration that is not made has a problem")),
-        }
+        let warnings = reading.problems.report(name, text).map_err(ConfigError::Refused)?;
+        Ok(Self { warnings, ..config.expect("a configuration that is not made has a problem") })
     }
 }
 
@@ -75,7 +75,7 @@ fn tell_syntax(text: &str, errors: &[Error], problems: &Problems) {
 }
 
 fn resolve(file: File, folder: &Path, problems: &Problems) -> Config {
-    let listeners = listeners(&file, problems);
+    let listeners = listeners(&file, folder, problems);
     let upstreams: Vec<_> = file.upstreams.iter().map(|table| Arc::new(upstream(table, problems))).collect();
     let parts = Parts {
         listeners: &listeners,
@@ -90,11 +90,14 @@ fn resolve(file: File, folder: &Path, problems: &Problems) -> Config {
         gateway: gateway(file.gateway),
         limits: limits(&file.limits),
         tcp: tcp(&file.tcp),
+        forwarded: forwarded(&file.forwarded),
         log: log(file.log, folder),
         drain: Drain { deadline: file.drain_deadline.unwrap_or(Duration::from_secs(25)) },
         listeners,
         routes,
         upstreams,
+        // Known when everything has been resolved.
+        warnings: Vec::new(),
     }
 }
 
@@ -108,6 +111,7 @@ fn limits(table: &LimitsTable) -> Limits {
     let connections = table.connections.as_ref().and_then(|c| *c.get_ref());
     Limits {
         connections: connections.map_or(ConnectionLimit::Auto, ConnectionLimit::Count),
+        connections_per_client: table.connections_per_client.as_ref().and_then(|c| *c.get_ref()),
         tunnels: table.tunnels.flatten(),
     }
 }
@@ -117,6 +121,15 @@ fn tcp(table: &TcpTable) -> Tcp {
         backlog: table.backlog.and_then(|b| u32::try_from(b).ok()).unwrap_or(4096),
         keepalive: table.keepalive.unwrap_or(Duration::from_secs(60)),
         user_timeout: table.user_timeout.unwrap_or(Duration::from_secs(90)),
+    }
+}
+
+fn forwarded(table: &ForwardedTable) -> Forwarded {
+    Forwarded {
+        x_forwarded: table.x_forwarded.unwrap_or(true),
+        forwarded: table.forwarded.unwrap_or(true),
+        x_real_ip: table.x_real_ip.unwrap_or(false),
+        via: table.via.unwrap_or(true),
     }
 }
 
@@ -142,7 +155,19 @@ fn upstream(table: &UpstreamTable, problems: &Problems) -> Upstream {
         host_header: table.host_header.clone().unwrap_or(HostHeader::Client),
         resolve: table.resolve.unwrap_or(Duration::from_secs(30)),
         retry_attempts: table.retry_attempts.and_then(|a| u32::try_from(a).ok()).unwrap_or(2),
+        pool: pool(table.pool.as_ref()),
     }
+}
+
+/// Connections are kept unless that is switched off.
+fn pool(table: Option<&Option<PoolTable>>) -> Option<Pool> {
+    let idle = NonZeroUsize::new(32).expect("32 is not 0");
+    let default = Pool { idle, idle_timeout: Duration::from_secs(30) };
+    let Some(table) = table else { return Some(default) };
+    table.as_ref().map(|t| Pool {
+        idle: t.idle.unwrap_or(default.idle),
+        idle_timeout: t.idle_timeout.unwrap_or(default.idle_timeout),
+    })
 }
 
 /// A timeout, looked up from the narrow place to the wide one, or its default.

@@ -205,7 +205,7 @@ fn body_of(file: &Spanned<String>, parts: &Parts<'_>) -> Option<Bytes> {
         (_, Ok(body)) => return Some(body.into()),
         (_, Err(error)) => error.to_string(),
     };
-    let what = format!("`route.respond.body_file`: cannot take {}", quoted(&path.display().to_string()));
+    let what = format!("`route.respond.body_file`: cannot take {path:?}");
     parts.problems.tell(file.span(), what, expected);
     None
 }

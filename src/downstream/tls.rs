@@ -1,0 +1,159 @@
+//! TLS towards clients: a certificate and its key read with errors that say what is wrong, and the TLS handshake of one
+//! connection, within the deadline that its caller keeps from accept.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::aws_lc_rs::{Ticketer, cipher_suite, default_provider};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::NoServerSessionStorage;
+use rustls::{ServerConfig, SupportedCipherSuite};
+use tokio::net::TcpStream;
+use tokio_rustls::rustls;
+use tokio_rustls::server::TlsStream;
+
+/// Ciphertext that a connection may hold back for a client that does not read; rustls' own default is 64 KiB.
+const HELD_BACK: usize = 16 * 1024;
+
+/// What a listener needs to speak TLS.
+pub struct Tls {
+    acceptor: tokio_rustls::TlsAcceptor,
+    /// When the certificate ceases to be valid.
+    pub expires: SystemTime,
+}
+
+/// Why a certificate and a key cannot be used.
+#[derive(Debug)]
+pub enum TlsError {
+    /// A file cannot be read.
+    Unreadable(PathBuf, io::Error),
+    /// It is no PEM, or a broken one.
+    NotPem(PathBuf, io::Error),
+    /// No certificate in it.
+    NoCertificate(PathBuf),
+    /// A certificate that cannot be understood.
+    BadCertificate(PathBuf, String),
+    /// No private key in it.
+    NoKey(PathBuf),
+    /// A key that cannot be used.
+    BadKey(PathBuf, rustls::Error),
+    /// The key is another certificate's.
+    Mismatch,
+    /// Anything else that rustls will not work with.
+    Refused(rustls::Error),
+}
+
+impl Tls {
+    /// Reads a certificate chain (leaf first) and its private key, both PEM.
+    pub fn load(certificate: &Path, key: &Path) -> Result<Self, TlsError> {
+        let chain = read_certificates(certificate)?;
+        let leaf = chain.first().ok_or_else(|| TlsError::NoCertificate(certificate.into()))?;
+        let expires = expiry(leaf).map_err(|problem| TlsError::BadCertificate(certificate.into(), problem))?;
+        let key_der = read_key(key)?;
+        Self::new(chain, key_der, expires, key)
+    }
+
+    /// TLS from a chain and a key at hand; `key_file` is where the key came from, for errors.
+    pub fn new(
+        chain: Vec<CertificateDer<'static>>,
+        key: PrivateKeyDer<'static>,
+        expires: SystemTime,
+        key_file: &Path,
+    ) -> Result<Self, TlsError> {
+        let config = ServerConfig::builder_with_provider(Arc::new(provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(TlsError::Refused)?
+            .with_no_client_auth()
+            .with_single_cert(chain, key)
+            .map_err(|error| told_apart(error, key_file))?;
+        Ok(Self { acceptor: Arc::new(settings(config).map_err(TlsError::Refused)?).into(), expires })
+    }
+
+    /// The TLS handshake of one connection. Who calls this bounds it in time.
+    pub async fn accept(&self, stream: TcpStream) -> io::Result<Box<TlsStream<TcpStream>>> {
+        let mut stream = self.acceptor.accept(stream).await?;
+        stream.get_mut().1.set_buffer_limit(Some(HELD_BACK));
+        Ok(Box::new(stream))
+    }
+}
+
+/// The provider, with AES-128 first: its SHA-256 has hardware help where AES-256's SHA-384 has none, and clients of rustls
+/// ask for AES-256 first.
+fn provider() -> CryptoProvider {
+    let mut provider = default_provider();
+    let first = [
+        cipher_suite::TLS13_AES_128_GCM_SHA256,
+        cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+        cipher_suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+    ];
+    let rank = |suite: &SupportedCipherSuite| !first.iter().any(|first| first.suite() == suite.suite());
+    provider.cipher_suites.sort_by_key(rank);
+    provider
+}
+
+fn settings(mut config: ServerConfig) -> Result<ServerConfig, rustls::Error> {
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.ignore_client_order = true;
+    // Tickets put the session into the client's memory; the cache would keep it in ours.
+    config.ticketer = Ticketer::new()?;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    Ok(config)
+}
+
+fn told_apart(error: rustls::Error, key: &Path) -> TlsError {
+    match error {
+        rustls::Error::InconsistentKeys(_) => TlsError::Mismatch,
+        rustls::Error::General(_) => TlsError::BadKey(key.into(), error),
+        other => TlsError::Refused(other),
+    }
+}
+
+fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let bytes = fs::read(path).map_err(|error| TlsError::Unreadable(path.into(), error))?;
+    rustls_pemfile::certs(&mut &*bytes).collect::<Result<_, _>>().map_err(|error| TlsError::NotPem(path.into(), error))
+}
+
+fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    let bytes = fs::read(path).map_err(|error| TlsError::Unreadable(path.into(), error))?;
+    rustls_pemfile::private_key(&mut &*bytes)
+        .map_err(|error| TlsError::NotPem(path.into(), error))?
+        .ok_or_else(|| TlsError::NoKey(path.into()))
+}
+
+fn expiry(leaf: &CertificateDer<'_>) -> Result<SystemTime, String> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(leaf).map_err(|error| error.to_string())?;
+    Ok(parsed.validity().not_after.to_datetime().into())
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tls").field("expires", &self.expires).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Display for TlsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreadable(path, error) => write!(f, "{} cannot be read: {error}", path.display()),
+            Self::NotPem(path, error) => write!(f, "{} is not PEM: {error}", path.display()),
+            Self::NoCertificate(path) => {
+                write!(f, "{} holds no certificate (-----BEGIN CERTIFICATE-----)", path.display())
+            }
+            Self::BadCertificate(path, problem) => {
+                write!(f, "the certificate in {} cannot be understood: {problem}", path.display())
+            }
+            Self::NoKey(path) => write!(f, "{} holds no private key (-----BEGIN PRIVATE KEY-----)", path.display()),
+            Self::BadKey(path, error) => write!(f, "the private key in {} cannot be used: {error}", path.display()),
+            Self::Mismatch => f.write_str("the private key is not the one of the certificate"),
+            Self::Refused(error) => write!(f, "the certificate cannot be used: {error}"),
+        }
+    }
+}
+
+// The causes stand in the lines above, in words; they would be told twice as sources.
+impl std::error::Error for TlsError {}
