@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub struct Cell {
     /// Connections accepted.
     pub connections: Count,
+    /// Connections closed at once: their client had as many as it may.
+    pub refused: Count,
     /// Requests understood far enough to have a record.
     pub requests: Count,
     /// Tunnels begun.

@@ -145,19 +145,20 @@ impl Control {
     }
 
     fn conclude(self) -> Ended {
-        let (mut connections, mut requests, mut tunnels, mut cut) = (0, 0, 0, 0);
+        let (mut connections, mut refused, mut requests, mut tunnels, mut cut) = (0, 0, 0, 0, 0);
         for worker in self.workers {
             let cell = Arc::clone(&worker.context.cell);
             if worker.thread.join().is_err() {
                 tracing::error!("a worker panicked");
             }
             connections += cell.connections.get();
+            refused += cell.refused.get();
             requests += cell.requests.get();
             tunnels += cell.tunnels.get();
             cut += cell.cut.get();
         }
         self.output.newly_dropped();
-        tracing::info!(connections, requests, tunnels, cut, "ended");
+        tracing::info!(connections, refused, requests, tunnels, cut, "ended");
         Ended { cut }
     }
 

@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::io;
+use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread;
@@ -14,6 +15,7 @@ use crate::config::{self, Config, ConnectionLimit, Name};
 use crate::control::{self, Control, WorkerHandle};
 use crate::downstream::addr::ListenAddr;
 use crate::downstream::listener::Listener;
+use crate::downstream::per_client::ClientBudget;
 use crate::downstream::seat::ConnectionBudget;
 use crate::proxy::Serving;
 use crate::record::Sink;
@@ -98,11 +100,12 @@ impl Bound {
             Arc::clone(&config.gateway.name),
         ));
         let tunnels = config.limits.tunnels.map(|limit| semaphore(limit.get()));
+        let per_client = config.limits.connections_per_client;
         let workers = config.gateway.workers.get();
         let drain = config.drain;
         let states = Arc::new(EndpointStates::default());
         let serving = Arc::new(Serving::new(config, &states));
-        let budgets = budgets(&listening, connections);
+        let budgets = budgets(&listening, connections, per_client);
         let mut handles = Vec::new();
         for index in 0..workers {
             let context = Context::new(Arc::clone(&serving), Arc::clone(&sink), tunnels.clone());
@@ -129,9 +132,15 @@ fn semaphore(places: usize) -> Arc<Semaphore> {
     Arc::new(Semaphore::new(places.min(Semaphore::MAX_PERMITS)))
 }
 
-fn budgets(listening: &[(Arc<config::Listener>, Vec<Listening>)], connections: usize) -> Vec<ConnectionBudget> {
+fn budgets(
+    listening: &[(Arc<config::Listener>, Vec<Listening>)],
+    connections: usize,
+    per_client: Option<NonZeroUsize>,
+) -> Vec<ConnectionBudget> {
     let gateway = semaphore(connections);
-    let budget = |listener: &config::Listener| ConnectionBudget::new(Arc::clone(&gateway), listener.limits.connections);
+    let per_client = per_client.map(ClientBudget::new);
+    let budget =
+        |listener: &config::Listener| ConnectionBudget::new(Arc::clone(&gateway), per_client.clone(), &listener.limits);
     listening.iter().map(|(listener, _)| budget(listener)).collect()
 }
 

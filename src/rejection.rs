@@ -143,6 +143,8 @@ pub enum ConnectionFault {
     KeepAliveOver,
     /// The client did not read what it had asked for, for `timeouts.stall`.
     WriteStalled,
+    /// Plain HTTP on a listener with TLS.
+    PlainHttp,
 }
 
 impl ConnectionFault {
@@ -160,7 +162,7 @@ impl ConnectionFault {
     /// Puts it into a record of its own. A connection that said nothing is no request: it has none.
     pub fn tell(&self, record: Record) {
         let status = match self {
-            Self::MalformedHead(_) => Some(StatusCode::BAD_REQUEST),
+            Self::MalformedHead(_) | Self::PlainHttp => Some(StatusCode::BAD_REQUEST),
             Self::HeadTooLarge => Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE),
             Self::HeadTooSlow => Some(StatusCode::REQUEST_TIMEOUT),
             Self::LeftInHead => None,
@@ -177,6 +179,10 @@ impl ConnectionFault {
     pub fn last_words(&self) -> &'static [u8] {
         match self {
             Self::HeadTooSlow => b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
+            Self::PlainHttp => {
+                b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: text/plain; charset=utf-8\r\n\
+                  \r\n400 Bad Request: this port speaks TLS; ask it by https://\n"
+            }
             _ => b"",
         }
     }
@@ -241,6 +247,7 @@ impl fmt::Display for ConnectionFault {
             Self::HeadTooSlow => f.write_str("the head was not whole within timeouts.request_head"),
             Self::KeepAliveOver => f.write_str("no request within timeouts.keep_alive"),
             Self::WriteStalled => f.write_str("the client read nothing for timeouts.stall"),
+            Self::PlainHttp => f.write_str("plain HTTP on a listener with TLS"),
         }
     }
 }

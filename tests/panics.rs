@@ -3,7 +3,6 @@
 mod support;
 
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::{fs, panic, thread};
@@ -11,11 +10,10 @@ use std::{fs, panic, thread};
 use serde_json::Value;
 use spliceway::config::{Config, LogFile};
 use spliceway::downstream::connection::{Accepted, ConnContext, serve};
-use spliceway::downstream::seat::{ConnectionBudget, Seat};
+use spliceway::downstream::seat::{ConnectionBudget, PlacesOfClient, Seat};
 use spliceway::proxy::{self, Serving};
 use spliceway::record::Sink;
 use spliceway::telemetry::Output;
-use spliceway::tunnel::io::TunnelIo;
 use spliceway::upstream::EndpointStates;
 use spliceway::worker::{self, Context};
 use support::client::Client;
@@ -51,7 +49,7 @@ impl Worker {
         let sink = Sink::new(output.lines(), config.log.format, config.log.records, Arc::clone(&config.gateway.name));
         let serving = Arc::new(Serving::new(config, &EndpointStates::default()));
         let context = Arc::new(Context::new(serving, Arc::new(sink), None));
-        let budget = ConnectionBudget::new(Arc::new(Semaphore::new(1)), NonZeroUsize::new(1));
+        let budget = ConnectionBudget::new(Arc::new(Semaphore::new(1)), None, &listener.limits);
         let (stop, stopped) = oneshot::channel();
         let (bound, is_bound) = std::sync::mpsc::channel();
         let shared = Arc::clone(&context);
@@ -64,9 +62,8 @@ impl Worker {
                     let permits = budget.take().await;
                     let (stream, client) = socket.accept().await.expect("a connection");
                     let client = spliceway::downstream::addr::ClientAddr(client);
-                    let seat = Seat::new(shared.registry.enter(client), Some(permits));
-                    let accepted =
-                        Accepted { io: TunnelIo::Tcp(stream), client, seat, listener: Arc::clone(&listener) };
+                    let seat = Seat::new(shared.registry.enter(client), Some(permits), PlacesOfClient::none());
+                    let accepted = Accepted { stream, client, seat, listener: Arc::clone(&listener) };
                     worker::spawn_tunnel(serve(accepted, Arc::clone(&shared), handle));
                 }
             };

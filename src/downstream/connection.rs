@@ -19,10 +19,12 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 
 use super::addr::ClientAddr;
 use super::linger;
 use super::seat::Seat;
+use super::secure::{Insecure, Secured, secure};
 use crate::config::{Listener, Scheme};
 use crate::proxy::Switching;
 use crate::proxy::body::Body;
@@ -44,7 +46,7 @@ const LEAST_BUFFER: usize = 16 * 1024;
 #[derive(Debug)]
 pub struct Accepted {
     /// The stream.
-    pub io: TunnelIo,
+    pub stream: TcpStream,
     /// Who it is.
     pub client: ClientAddr,
     /// Its place.
@@ -115,8 +117,13 @@ where
     H: Fn(Request<Incoming>, Arc<ConnContext>) -> F + Send,
     F: Future<Output = Response<Body>> + Send,
 {
-    let Accepted { io, client, seat, listener } = accepted;
-    let connection = Arc::new(ConnContext::new(client, listener, worker, &seat));
+    let Accepted { stream, client, seat, listener } = accepted;
+    // Boxed, so that what a TLS handshake needs is freed before HTTP begins.
+    let Secured { io, scheme } = match Box::pin(secure(stream, &listener, seat.registration.entry())).await {
+        Ok(secured) => secured,
+        Err(insecure) => return refuse(insecure, client, &listener, &worker).await,
+    };
+    let connection = Arc::new(ConnContext::new(client, listener, scheme, worker, &seat));
     let service = service_fn(|request| {
         connection.serving();
         let answer = handle(request, Arc::clone(&connection));
@@ -145,6 +152,22 @@ where
         }
         // hyper upgrades only for a 101, and a 101 leaves only with a full slot.
         (None, None) => drop(seat),
+    }
+}
+
+/// The end of a connection that never came to HTTP.
+async fn refuse(insecure: Insecure, client: ClientAddr, listener: &Listener, worker: &worker::Context) {
+    match insecure {
+        Insecure::Failed(error) => tracing::debug!(%client, listener = %listener.name, %error, "TLS handshake failed"),
+        Insecure::TimedOut => {
+            tracing::debug!(%client, listener = %listener.name, "no TLS handshake within timeouts.tls_handshake");
+        }
+        Insecure::PlainHttp(stream) => {
+            let fault = ConnectionFault::PlainHttp;
+            fault.tell(Record::begin(&worker.sink, client, &listener.name));
+            linger::close(TunnelIo::Tcp(stream), fault.last_words()).await;
+        }
+        Insecure::HardStop => {}
     }
 }
 
@@ -237,7 +260,13 @@ async fn become_tunnel(switching: Switching, seat: Seat) {
 }
 
 impl ConnContext {
-    fn new(client: ClientAddr, listener: Arc<Listener>, worker: Arc<worker::Context>, seat: &Seat) -> Self {
+    fn new(
+        client: ClientAddr,
+        listener: Arc<Listener>,
+        scheme: Scheme,
+        worker: Arc<worker::Context>,
+        seat: &Seat,
+    ) -> Self {
         let timing = Timing {
             phase: Phase::Head,
             since: Instant::now(),
@@ -250,7 +279,7 @@ impl ConnContext {
         Self {
             client,
             listener,
-            scheme: Scheme::Http,
+            scheme,
             worker,
             entry: Arc::clone(seat.registration.entry()),
             timing: Mutex::new(timing),

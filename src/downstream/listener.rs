@@ -14,10 +14,9 @@ use tokio::time::sleep;
 use super::addr::ClientAddr;
 use super::connection::Accepted;
 use super::readiness;
-use super::seat::{ConnectionBudget, Permits, Seat};
+use super::seat::{ConnectionBudget, Permits, PlacesOfClient, Seat};
 use crate::config;
 use crate::socket;
-use crate::tunnel::io::TunnelIo;
 use crate::worker::{self, Stage};
 
 /// How long accepting pauses when the machine has nothing left to accept with.
@@ -96,18 +95,26 @@ impl Queue {
     }
 
     fn serve(&self, stream: TcpStream, client: ClientAddr, permits: Option<Permits>) {
+        let Some(of_client) = self.places_of(client) else {
+            self.worker.cell.refused.add(1);
+            return tracing::debug!(%client, "limits.connections_per_client is reached: closed at once");
+        };
         self.worker.cell.connections.add(1);
         match tokio::net::TcpStream::from_std(stream) {
             Ok(stream) => {
-                let seat = Seat::new(self.worker.registry.enter(client), permits);
+                let seat = Seat::new(self.worker.registry.enter(client), permits, of_client);
                 let listener = Arc::clone(&self.config);
-                worker::spawn_connection(
-                    Accepted { io: TunnelIo::Tcp(stream), client, seat, listener },
-                    Arc::clone(&self.worker),
-                );
+                worker::spawn_connection(Accepted { stream, client, seat, listener }, Arc::clone(&self.worker));
             }
             Err(error) => tracing::error!(%client, %error, "an accepted connection cannot be watched"),
         }
+    }
+
+    /// A trusted proxy brings many clients by one address: it has no budget of its own.
+    fn places_of(&self, client: ClientAddr) -> Option<PlacesOfClient> {
+        let address = client.0.ip().to_canonical();
+        let is_proxy = self.config.trusted_proxies.iter().any(|network| network.contains(&address));
+        if is_proxy { Some(PlacesOfClient::none()) } else { self.budget.take_for(client) }
     }
 
     /// The error of one connection is that connection's; one of the machine pauses accepting. Neither ends it.

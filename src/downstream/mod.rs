@@ -4,6 +4,8 @@ pub mod addr;
 pub mod connection;
 pub mod linger;
 pub mod listener;
+pub mod per_client;
 mod readiness;
 pub mod seat;
+pub mod secure;
 pub mod tls;

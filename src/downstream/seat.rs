@@ -6,6 +6,9 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::addr::ClientAddr;
+use super::per_client::{ClientBudget, PlaceOfClient};
+use crate::config::ClientLimits;
 use crate::registry::Registration;
 
 /// A connection's place, given back when it is dropped.
@@ -15,13 +18,14 @@ pub struct Seat {
     /// The entry that drain and close walk over.
     pub registration: Registration,
     _permits: Option<Permits>,
+    _of_client: PlacesOfClient,
 }
 
 impl Seat {
-    /// Joins the permits taken before accept with the entry made after it. There are none where a drain empties the accept
+    /// Joins the permits taken before accept with what is known after it. There are none where a drain empties the accept
     /// queue over full budgets.
-    pub fn new(registration: Registration, permits: Option<Permits>) -> Self {
-        Self { registration, _permits: permits }
+    pub fn new(registration: Registration, permits: Option<Permits>, of_client: PlacesOfClient) -> Self {
+        Self { registration, _permits: permits, _of_client: of_client }
     }
 }
 
@@ -32,18 +36,53 @@ pub struct Permits {
     _listener: Option<OwnedSemaphorePermit>,
 }
 
+/// One client's places: in the gateway's budget for each client, and in the listener's own, where they are set.
+#[derive(Debug)]
+pub struct PlacesOfClient {
+    _gateway: Option<PlaceOfClient>,
+    _listener: Option<PlaceOfClient>,
+}
+
+impl PlacesOfClient {
+    /// Of a connection that is in nobody's budget.
+    pub fn none() -> Self {
+        Self { _gateway: None, _listener: None }
+    }
+}
+
 /// The budgets that a connection of one listener needs a place in.
 #[derive(Debug, Clone)]
 pub struct ConnectionBudget {
     gateway: Arc<Semaphore>,
     listener: Option<Arc<Semaphore>>,
+    gateway_per_client: Option<Arc<ClientBudget>>,
+    listener_per_client: Option<Arc<ClientBudget>>,
 }
 
 impl ConnectionBudget {
-    /// The gateway's budget, and the listener's own beside it.
-    pub fn new(gateway: Arc<Semaphore>, listener: Option<NonZeroUsize>) -> Self {
-        let listener = listener.map(|n| Arc::new(Semaphore::new(n.get().min(Semaphore::MAX_PERMITS))));
-        Self { gateway, listener }
+    /// The gateway's budgets, and the listener's own beside them.
+    pub fn new(
+        gateway: Arc<Semaphore>,
+        gateway_per_client: Option<Arc<ClientBudget>>,
+        listener: &ClientLimits,
+    ) -> Self {
+        let connections = |n: NonZeroUsize| Arc::new(Semaphore::new(n.get().min(Semaphore::MAX_PERMITS)));
+        Self {
+            gateway,
+            gateway_per_client,
+            listener: listener.connections.map(connections),
+            listener_per_client: listener.connections_per_client.map(ClientBudget::new),
+        }
+    }
+
+    /// This client's places; None when it has as many as it may.
+    pub fn take_for(&self, client: ClientAddr) -> Option<PlacesOfClient> {
+        let take = |budget: &Option<Arc<ClientBudget>>| match budget {
+            Some(budget) => budget.take(client).map(Some),
+            None => Some(None),
+        };
+        let listener = take(&self.listener_per_client)?;
+        Some(PlacesOfClient { _gateway: take(&self.gateway_per_client)?, _listener: listener })
     }
 
     /// A place in both, if both have one now.

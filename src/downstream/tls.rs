@@ -75,10 +75,10 @@ impl Tls {
     }
 
     /// The TLS handshake of one connection. Who calls this bounds it in time.
-    pub async fn accept(&self, stream: TcpStream) -> io::Result<Box<TlsStream<TcpStream>>> {
+    pub async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         let mut stream = self.acceptor.accept(stream).await?;
         stream.get_mut().1.set_buffer_limit(Some(HELD_BACK));
-        Ok(Box::new(stream))
+        Ok(stream)
     }
 }
 

@@ -132,7 +132,7 @@ impl Direction {
                     ready!(to.poll_flush(cx)).map_err(Break::Sink)?;
                     State::Empty
                 }
-                State::Ending if last && !to.holds_back() => State::Ended,
+                State::Ending if last && to.ends_by_closing() => State::Ended,
                 State::Ending => {
                     ready!(to.poll_shutdown(cx)).map_err(Break::Sink)?;
                     State::Ended

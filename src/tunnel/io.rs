@@ -3,10 +3,11 @@
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
 
 use crate::socket;
 
@@ -15,13 +16,28 @@ use crate::socket;
 pub enum TunnelIo {
     /// Plain TCP, of either side.
     Tcp(TcpStream),
+    /// TLS of a client. Boxed: it is 1.2 KB, and every plain tunnel would be as large.
+    TlsDown(Box<TlsDown>),
+}
+
+/// A client's TLS stream, and how it ended.
+#[derive(Debug)]
+pub struct TlsDown {
+    stream: TlsStream<TcpStream>,
+    truncated: bool,
 }
 
 impl TunnelIo {
+    /// The stream of a client whose TLS handshake is done.
+    pub fn tls_down(stream: TlsStream<TcpStream>) -> Self {
+        Self::TlsDown(Box::new(TlsDown { stream, truncated: false }))
+    }
+
     /// Reads what is there, at most the buffer. Nothing read is the end: FIN.
     pub fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::TlsDown(tls) => tls.poll_read(cx, buffer),
         }
     }
 
@@ -29,6 +45,7 @@ impl TunnelIo {
     pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::TlsDown(tls) => Pin::new(&mut tls.stream).poll_write(cx, bytes),
         }
     }
 
@@ -36,17 +53,16 @@ impl TunnelIo {
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             // TCP holds nothing back on our side of the system call.
-            Self::Tcp(_) => {
-                let _ = cx;
-                Poll::Ready(Ok(()))
-            }
+            Self::Tcp(_) => Poll::Ready(Ok(())),
+            Self::TlsDown(tls) => Pin::new(&mut tls.stream).poll_flush(cx),
         }
     }
 
-    /// Ends our direction: FIN. The other direction goes on.
+    /// Ends our direction: FIN, and before it close_notify where there is TLS. The other direction goes on.
     pub fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::TlsDown(tls) => Pin::new(&mut tls.stream).poll_shutdown(cx),
         }
     }
 
@@ -54,6 +70,8 @@ impl TunnelIo {
     pub fn abort(&self) {
         match self {
             Self::Tcp(stream) => socket::reset_on_close(stream),
+            // On the raw socket: a close_notify would call an end what was none.
+            Self::TlsDown(tls) => socket::reset_on_close(tls.stream.get_ref().0),
         }
     }
 
@@ -61,6 +79,33 @@ impl TunnelIo {
     pub fn holds_back(&self) -> bool {
         match self {
             Self::Tcp(_) => false,
+            Self::TlsDown(tls) => tls.stream.get_ref().1.wants_write(),
+        }
+    }
+
+    /// Whether closing the socket says all that ending our direction would.
+    pub fn ends_by_closing(&self) -> bool {
+        matches!(self, Self::Tcp(_))
+    }
+
+    /// Whether its end was a FIN without close_notify: perhaps its sender's, perhaps not (RFC 8446 section 6.1).
+    pub fn was_truncated(&self) -> bool {
+        match self {
+            Self::Tcp(_) => false,
+            Self::TlsDown(tls) => tls.truncated,
+        }
+    }
+}
+
+impl TlsDown {
+    /// A FIN without close_notify is passed on as a FIN, like any other; that it was truncated is for the record.
+    fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match ready!(Pin::new(&mut self.stream).poll_read(cx, buffer)) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                self.truncated = true;
+                Poll::Ready(Ok(()))
+            }
+            read => Poll::Ready(read),
         }
     }
 }
@@ -84,12 +129,14 @@ impl AsyncWrite for TunnelIo {
     ) -> Poll<io::Result<usize>> {
         match &mut *self {
             Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            Self::TlsDown(tls) => Pin::new(&mut tls.stream).poll_write_vectored(cx, slices),
         }
     }
 
     fn is_write_vectored(&self) -> bool {
         match self {
             Self::Tcp(stream) => stream.is_write_vectored(),
+            Self::TlsDown(tls) => tls.stream.is_write_vectored(),
         }
     }
 

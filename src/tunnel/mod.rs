@@ -51,6 +51,8 @@ pub enum EndedBy {
     ClientClosed,
     /// The server ended its direction first, and then the client its own.
     ServerClosed,
+    /// The client ended its direction first, without the close_notify of its TLS.
+    ClientTruncated,
     /// The client reset it, or its network is gone.
     ClientReset,
     /// The server reset it, or its network is gone.
@@ -226,9 +228,14 @@ impl Tunnel {
         }
         let both = self.sent.has_ended() && self.received.has_ended();
         match self.first_fin {
+            Some(Party::Client) if both && self.client_truncated() => Some(EndedBy::ClientTruncated),
             Some(first) if both && self.broken.is_none() => Some(first.closed()),
             _ => None,
         }
+    }
+
+    fn client_truncated(&self) -> bool {
+        self.broken.is_none() && self.sides.as_ref().is_some_and(|sides| sides.client.was_truncated())
     }
 
     fn direction_from(&mut self, source: Party) -> &mut Direction {

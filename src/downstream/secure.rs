@@ -1,0 +1,68 @@
+//! From accept to a stream that speaks HTTP: the TLS handshake where the listener has TLS, under one deadline from accept,
+//! in the connection's own task. One that never speaks, or speaks one byte a minute, holds up nobody else.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::pin;
+use std::task::Poll;
+
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+
+use super::tls::Tls;
+use crate::config::{Listener, Scheme};
+use crate::registry::{Entry, Order};
+use crate::tunnel::io::TunnelIo;
+
+/// The first byte of every TLS connection: a record of type handshake (RFC 8446 section 5.1).
+const HANDSHAKE: u8 = 22;
+
+/// A stream that is ready for HTTP.
+#[derive(Debug)]
+pub struct Secured {
+    /// The stream.
+    pub io: TunnelIo,
+    /// How it is secured.
+    pub scheme: Scheme,
+}
+
+/// Why there is none.
+#[derive(Debug)]
+pub enum Insecure {
+    /// The TLS handshake failed, by the client's fault or its wish.
+    Failed(io::Error),
+    /// It did not end within `timeouts.tls_handshake`.
+    TimedOut,
+    /// The client speaks plain HTTP here.
+    PlainHttp(TcpStream),
+    /// The gateway ends.
+    HardStop,
+}
+
+/// Secures a connection as its listener has it.
+pub async fn secure(stream: TcpStream, listener: &Listener, entry: &Entry) -> Result<Secured, Insecure> {
+    let Some(tls) = &listener.tls else {
+        return Ok(Secured { io: TunnelIo::Tcp(stream), scheme: Scheme::Http });
+    };
+    let deadline = Instant::now() + listener.timeouts.tls_handshake;
+    let mut shaking = pin!(timeout_at(deadline, shake_hands(stream, tls)));
+    poll_fn(|cx| {
+        entry.wake_by(cx.waker());
+        if entry.ordered() == Order::HardStop {
+            return Poll::Ready(Err(Insecure::HardStop));
+        }
+        shaking.as_mut().poll(cx).map(|shaken| shaken.unwrap_or(Err(Insecure::TimedOut)))
+    })
+    .await
+}
+
+/// What is not TLS is told before rustls sees it: rustls would answer plain HTTP with an alert that no browser can read.
+async fn shake_hands(stream: TcpStream, tls: &Tls) -> Result<Secured, Insecure> {
+    let mut first = [0];
+    let peeked = stream.peek(&mut first).await.map_err(Insecure::Failed)?;
+    if peeked == 1 && first[0] != HANDSHAKE && first[0].is_ascii_alphabetic() {
+        return Err(Insecure::PlainHttp(stream));
+    }
+    let stream = tls.accept(stream).await.map_err(Insecure::Failed)?;
+    Ok(Secured { io: TunnelIo::tls_down(stream), scheme: Scheme::Https })
+}
