@@ -6,6 +6,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::time::{MissedTickBehavior, interval};
 
 use crate::cells::Cell;
 use crate::config::Tcp;
@@ -14,6 +15,7 @@ use crate::downstream::listener::Listener;
 use crate::proxy::{self, Serving};
 use crate::record::Sink;
 use crate::registry::{Open, Order, Registry};
+use crate::upstream::pool::{self, Pool};
 
 /// What the control thread tells a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +48,8 @@ pub struct Context {
     pub tunnels: Option<Arc<Semaphore>>,
     /// Options of sockets towards backends.
     pub tcp: Tcp,
+    /// Connections to backends that wait for the next request.
+    pub pool: Pool,
     /// How far its life is.
     pub stage: watch::Sender<Stage>,
     serving: Mutex<Arc<Serving>>,
@@ -60,6 +64,7 @@ impl Context {
             cell: Arc::default(),
             tunnels,
             tcp: serving.config.tcp,
+            pool: Pool::default(),
             stage: watch::Sender::new(Stage::Serving),
             serving: Mutex::new(serving),
         }
@@ -94,6 +99,7 @@ impl Worker {
         let Self { context, listeners, mut inbox } = self;
         let mut accepting: Vec<_> =
             listeners.into_iter().map(|listener| spawn(listener.run(Arc::clone(&context)))).collect();
+        let sweeper = spawn(sweep_pool(Arc::clone(&context)));
         let first = inbox.recv().await.unwrap_or(Message::HardStop);
         if first == Message::Drain {
             context.stage.send_replace(Stage::Draining);
@@ -110,9 +116,20 @@ impl Worker {
         for accepting in accepting {
             accepting.abort();
         }
+        sweeper.abort();
         let Open { connections, tunnels } = context.registry.order(Order::HardStop);
         context.cell.cut.add((connections + tunnels) as u64);
         context.registry.empty().await;
+    }
+}
+
+/// Looks after the idle connections to backends, for ever.
+async fn sweep_pool(context: Arc<Context>) {
+    let mut ticks = interval(pool::SWEEP);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        context.pool.sweep();
     }
 }
 

@@ -1,21 +1,24 @@
-//! Bodies on their way through: of answers to the client, and of requests to a backend.
+//! The body of an answer on its way to the client.
 //!
 //! What must live exactly as long as a plain answer travels inside its body and ends with it, by its end, an error or a
-//! drop: the record, the use of the endpoint, and the connection's phase.
+//! drop: the record, the use of the endpoint, the backend's connection, and the phase of the client's.
 
 use std::fmt;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 
+use super::upload::Progress;
+use crate::config::Pool;
 use crate::downstream::connection::ConnContext;
 use crate::record::Record;
 use crate::tunnel::alarm::Alarm;
 use crate::upstream::endpoint::EndpointGuard;
+use crate::upstream::http1::Connection;
 
 /// The body of an answer.
 #[derive(Debug)]
@@ -49,10 +52,21 @@ pub struct Carried {
     pub endpoint: Option<EndpointGuard>,
     /// The bytes of the request's body, when it had one.
     pub request_body: Option<Arc<Progress>>,
+    /// The backend's connection, when it may be asked again after this answer.
+    pub kept: Option<Kept>,
     /// The connection that it is written to.
     pub connection: Arc<ConnContext>,
     /// False for the answer to a HEAD, whose body nobody asks for.
     pub has_body: bool,
+}
+
+/// A connection to be kept once its answer has been read.
+#[derive(Debug)]
+pub struct Kept {
+    /// The connection.
+    pub connection: Connection,
+    /// How it is kept.
+    pub settings: Pool,
 }
 
 /// A body that broke off.
@@ -155,8 +169,18 @@ impl Forwarded {
     }
 }
 
-fn data_len(frame: &Frame<Bytes>) -> u64 {
+pub(super) fn data_len(frame: &Frame<Bytes>) -> u64 {
     frame.data_ref().map_or(0, |data| data.len() as u64)
+}
+
+impl Carried {
+    /// A connection whose request is still under way is none that another may be asked over.
+    fn keep_connection(&mut self) {
+        let sent = self.request_body.as_ref().is_none_or(|progress| progress.is_whole());
+        if let (true, Some(kept), Some(endpoint)) = (sent, self.kept.take(), &self.endpoint) {
+            self.connection.worker.pool.put(kept.connection, endpoint.state(), &kept.settings);
+        }
+    }
 }
 
 impl Drop for Body {
@@ -166,118 +190,12 @@ impl Drop for Body {
         if let Some(progress) = &carried.request_body {
             carried.record.add_sent(progress.bytes());
         }
-        if carried.has_body && !finished {
+        if finished {
+            carried.keep_connection();
+        } else if carried.has_body {
             carried.record.unless_told(carried.connection.cut_or("the client left before the answer was sent whole"));
         }
         carried.connection.answered();
-    }
-}
-
-/// The body of a request on its way to a backend.
-#[derive(Debug)]
-pub struct RequestBody {
-    incoming: Option<Incoming>,
-    progress: Arc<Progress>,
-}
-
-/// How far a request's body has come; shared with whoever waits for the answer.
-#[derive(Debug)]
-pub struct Progress(Mutex<Uploaded>);
-
-#[derive(Debug, Clone, Copy)]
-struct Uploaded {
-    bytes: u64,
-    moved: Instant,
-    awaits_client: bool,
-    whole: bool,
-}
-
-/// Which side an upload waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Upload {
-    /// All of it was handed over, at this moment.
-    Whole(Instant),
-    /// The client has not sent more since this moment.
-    AwaitsClient(Instant),
-    /// The backend has not taken more since this moment.
-    AwaitsBackend(Instant),
-}
-
-impl RequestBody {
-    /// A body to forward, and its progress to watch.
-    pub fn new(incoming: Incoming) -> (Self, Arc<Progress>) {
-        let whole = incoming.is_end_stream();
-        let progress = Progress::new(whole);
-        let incoming = (!whole).then_some(incoming);
-        (Self { incoming, progress: Arc::clone(&progress) }, progress)
-    }
-
-    /// No body: an upgrade request has none.
-    pub fn none() -> Self {
-        Self { incoming: None, progress: Progress::new(true) }
-    }
-}
-
-impl Progress {
-    fn new(whole: bool) -> Arc<Self> {
-        let uploaded = Uploaded { bytes: 0, moved: Instant::now(), awaits_client: false, whole };
-        Arc::new(Self(Mutex::new(uploaded)))
-    }
-
-    /// Bytes handed over so far.
-    pub fn bytes(&self) -> u64 {
-        self.lock().bytes
-    }
-
-    /// Where it stands.
-    pub fn upload(&self) -> Upload {
-        let now = *self.lock();
-        match now {
-            Uploaded { whole: true, .. } => Upload::Whole(now.moved),
-            Uploaded { awaits_client: true, .. } => Upload::AwaitsClient(now.moved),
-            _ => Upload::AwaitsBackend(now.moved),
-        }
-    }
-
-    fn note(&self, polled: &Poll<Option<Result<Frame<Bytes>, hyper::Error>>>) {
-        let mut uploaded = self.lock();
-        uploaded.awaits_client = polled.is_pending();
-        match polled {
-            Poll::Ready(Some(Ok(frame))) => uploaded.bytes += data_len(frame),
-            Poll::Ready(None) => uploaded.whole = true,
-            _ => return,
-        }
-        uploaded.moved = Instant::now();
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Uploaded> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl HttpBody for RequestBody {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let polled = match &mut self.incoming {
-            Some(incoming) => Pin::new(incoming).poll_frame(cx),
-            None => Poll::Ready(None),
-        };
-        self.progress.note(&polled);
-        // hyper does not ask again once it has sent as much as Content-Length says.
-        if self.is_end_stream() {
-            self.progress.note(&Poll::Ready(None));
-        }
-        polled
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.incoming.as_ref().is_none_or(HttpBody::is_end_stream)
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.incoming.as_ref().map_or_else(|| SizeHint::with_exact(0), HttpBody::size_hint)
     }
 }
 

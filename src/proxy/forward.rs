@@ -1,4 +1,5 @@
-//! A plain request to a backend: over a connection of its own, body and all, and its answer back.
+//! A plain request to a backend: over a connection that is kept from before or a fresh one, body and all, and its answer
+//! back.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -6,14 +7,13 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Instant;
 
-use http::header::HeaderValue;
+use http::header::{CONNECTION, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
 
-use super::body::{Body, Progress, RequestBody, Upload};
-use super::opening::Ask;
-use super::target::Target;
+use super::body::{Body, Kept};
+use super::upload::{Progress, RequestBody, Upload};
 use super::{Answer, Inbound, Plain, framing, headers};
 use crate::config::{ExchangeTimeouts, HostHeader};
 use crate::downstream::connection::ConnContext;
@@ -21,9 +21,9 @@ use crate::record::Record;
 use crate::rejection::Rejection;
 use crate::tunnel::alarm::Alarm;
 use crate::upstream::Upstream;
-use crate::upstream::dial::{Dial, Dialled};
+use crate::upstream::dial::Dial;
 use crate::upstream::endpoint::{Endpoint, EndpointGuard};
-use crate::upstream::http1::Exchange;
+use crate::upstream::http1::{Connection, Unanswered};
 
 /// Forwards a request and begins its answer.
 pub async fn forward(
@@ -35,101 +35,185 @@ pub async fn forward(
     record: &mut Record,
 ) -> Result<Answer, Rejection> {
     let timeouts = &inbound.route.timeouts;
-    let (exchange, endpoint) = reach(upstream, connection, timeouts, record).await?;
     let method = parts.method.clone();
-    let mut head = parts;
-    towards(&mut head, &inbound.target, &Ask::Plain, endpoint.endpoint(), upstream)?;
-    let (body, progress) = RequestBody::new(body);
-    let mut exchange = exchange;
-    let request = Request::from_parts(head, body);
-    let response = answer_in_time(&mut exchange, request, &progress, timeouts).await?;
+    let (body, progress) = RequestBody::new(body, headers::expects_continue(&parts));
+    let mut attempt = Attempt {
+        dial: Dial::new(upstream, &connection.worker.tcp, timeouts.connect),
+        upstream,
+        connection,
+        inbound: &inbound,
+        progress: &progress,
+    };
+    let mut request = Request::from_parts(parts, body);
+    progress.open_on_continue(&mut request);
+    let (response, backend, endpoint) = attempt.ask(request, record).await?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Err(Rejection::UnaskedSwitch);
     }
-    exchange.stream_body();
-    let response = towards_client(response, &method, timeouts)?;
-    Ok(Answer::Response(Plain { response, endpoint: Some(endpoint), request_body: Some(progress) }))
+    let mut response = towards_client(response, &method, timeouts)?;
+    if progress.refuse() {
+        // The client waits with its body for a 100 that will not come: where the next request begins, nobody can say.
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    let kept = upstream.config.pool.map(|settings| Kept { connection: backend, settings });
+    Ok(Answer::Response(Plain { response, endpoint: Some(endpoint), request_body: Some(progress), kept }))
 }
 
-/// A connection to some endpoint; nothing of the request has been sent, so any may be tried.
-async fn reach(
-    upstream: &Upstream,
-    connection: &ConnContext,
-    timeouts: &ExchangeTimeouts,
-    record: &mut Record,
-) -> Result<(Exchange, EndpointGuard), Rejection> {
-    let mut dial = Dial::new(upstream, &connection.worker.tcp, timeouts.connect);
-    let mut failure = Rejection::NoEndpoint;
-    loop {
-        match dial.next().await {
-            Dialled::Connected(stream, endpoint) => {
-                record.goes_to(endpoint.endpoint().address);
-                let limits = &connection.listener.limits;
-                let exchange = Exchange::over(stream, limits.head_size, limits.headers).await;
-                return Ok((exchange.map_err(Rejection::Exchange)?, endpoint));
+/// The tries of one request.
+struct Attempt<'a> {
+    dial: Dial<'a>,
+    upstream: &'a Upstream,
+    connection: &'a ConnContext,
+    inbound: &'a Inbound,
+    progress: &'a Arc<Progress>,
+}
+
+impl Attempt<'_> {
+    /// Asks one endpoint after another, as long as nothing of the request was sent.
+    async fn ask(
+        &mut self,
+        mut request: Request<RequestBody>,
+        record: &mut Record,
+    ) -> Result<(Response<Incoming>, Connection, EndpointGuard), Rejection> {
+        let mut failure = Rejection::NoEndpoint;
+        while let Some(endpoint) = self.dial.next().await {
+            record.goes_to(endpoint.endpoint().address);
+            let (mut head, body) = request.into_parts();
+            towards(&mut head, self.inbound, endpoint.endpoint(), self.upstream)?;
+            match self.ask_endpoint(Request::from_parts(head, body), &endpoint).await {
+                Ok((response, backend)) => return Ok((response, backend, endpoint)),
+                Err(Failed { rejection, unsent: Some(unsent) }) => {
+                    failure = rejection;
+                    request = unsent;
+                }
+                Err(Failed { rejection, unsent: None }) => return Err(rejection),
             }
-            Dialled::Failed(endpoint, error) => {
-                record.goes_to(endpoint.endpoint().address);
-                failure = Rejection::Connect(error);
-            }
-            Dialled::Exhausted => return Err(failure),
         }
+        Err(failure)
+    }
+
+    /// Asks one endpoint: over a connection that is kept, and where that turns out to be dead over a fresh one.
+    async fn ask_endpoint(
+        &mut self,
+        request: Request<RequestBody>,
+        endpoint: &EndpointGuard,
+    ) -> Result<(Response<Incoming>, Connection), Failed> {
+        let kept = self.upstream.config.pool.and_then(|_| self.connection.worker.pool.take(endpoint.state()));
+        let Some(mut backend) = kept else {
+            return match self.dial.connect(endpoint).await {
+                Ok(stream) => self.ask_over(stream, request).await,
+                Err(error) => Err(Failed { rejection: Rejection::Connect(error), unsent: Some(request) }),
+            };
+        };
+        let spare = may_repeat(&request).then(|| copy(&request));
+        match self.answer_in_time(&mut backend, request).await {
+            Ok(response) => Ok((response, backend)),
+            Err(Failed { rejection: Rejection::Exchange(error), unsent }) if !error.answered => {
+                let Some(request) = unsent.or(spare) else {
+                    return Err(Failed { rejection: Rejection::Exchange(error), unsent: None });
+                };
+                match self.dial.connect_again(endpoint).await {
+                    Ok(stream) => self.ask_over(stream, request).await,
+                    Err(error) => Err(Failed { rejection: Rejection::Connect(error), unsent: Some(request) }),
+                }
+            }
+            Err(failed) => Err(failed),
+        }
+    }
+
+    async fn ask_over(
+        &self,
+        stream: tokio::net::TcpStream,
+        request: Request<RequestBody>,
+    ) -> Result<(Response<Incoming>, Connection), Failed> {
+        let limits = &self.connection.listener.limits;
+        let mut backend = match Connection::over(stream, limits).await {
+            Ok(backend) => backend,
+            Err(error) => return Err(Failed { rejection: Rejection::Exchange(error), unsent: Some(request) }),
+        };
+        self.answer_in_time(&mut backend, request).await.map(|response| (response, backend))
+    }
+
+    /// The head of the answer, under the deadlines that fit how far the request has come.
+    async fn answer_in_time(
+        &self,
+        backend: &mut Connection,
+        request: Request<RequestBody>,
+    ) -> Result<Response<Incoming>, Failed> {
+        let timeouts = &self.inbound.route.timeouts;
+        let mut answer = pin!(backend.ask(request));
+        let mut alarm = Alarm::new(Instant::now() + timeouts.stall.min(timeouts.response_head));
+        poll_fn(|cx| {
+            if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
+                return Poll::Ready(answer.map_err(Failed::from));
+            }
+            loop {
+                let (due, rejection) = deadline(self.progress.upload(), timeouts);
+                if due <= Instant::now() {
+                    return Poll::Ready(Err(Failed { rejection, unsent: None }));
+                }
+                if alarm.poll(due, cx).is_pending() {
+                    return Poll::Pending;
+                }
+            }
+        })
+        .await
     }
 }
 
-/// Makes a head into the one that the backend is sent.
-pub fn towards(
-    head: &mut Parts,
-    target: &Target,
-    ask: &Ask,
-    endpoint: &Endpoint,
-    upstream: &Upstream,
-) -> Result<(), Rejection> {
+/// A try that came to nothing.
+struct Failed {
+    rejection: Rejection,
+    /// The request, when nothing of it was sent: then another endpoint may be tried.
+    unsent: Option<Request<RequestBody>>,
+}
+
+impl From<Unanswered> for Failed {
+    fn from(unanswered: Unanswered) -> Self {
+        Self { rejection: Rejection::Exchange(unanswered.error), unsent: unanswered.unsent }
+    }
+}
+
+fn deadline(upload: Upload, timeouts: &ExchangeTimeouts) -> (Instant, Rejection) {
+    match upload {
+        Upload::Whole(since) => (since + timeouts.response_head, Rejection::ResponseTimedOut),
+        Upload::AwaitsClient(since) => (since + timeouts.stall, Rejection::BodyTooSlow),
+        Upload::AwaitsBackend(since) => (since + timeouts.stall, Rejection::BodyNotTaken),
+    }
+}
+
+/// Whether a request may be sent once more although it may have been sent before: nothing but its head, and asking twice
+/// is asking once (RFC 9110 section 9.2.2).
+fn may_repeat(request: &Request<RequestBody>) -> bool {
+    request.body().is_none() && request.method().is_idempotent()
+}
+
+fn copy(request: &Request<RequestBody>) -> Request<RequestBody> {
+    let mut copy = Request::new(RequestBody::none());
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.headers_mut() = request.headers().clone();
+    *copy.extensions_mut() = request.extensions().clone();
+    copy
+}
+
+/// Makes a head into the one that the backend is sent. Doing it again for another endpoint changes only the Host.
+pub fn towards(head: &mut Parts, inbound: &Inbound, endpoint: &Endpoint, upstream: &Upstream) -> Result<(), Rejection> {
     let length = framing::request_body(head.version, &head.headers).map_err(Rejection::Framing)?;
-    headers::towards_backend(&mut head.headers, ask, host_for(upstream, endpoint, target));
+    headers::towards_backend(&mut head.headers, &inbound.ask, host_for(upstream, endpoint, inbound));
     framing::set(&mut head.headers, length);
-    head.uri = Uri::from(target.path_and_query());
+    head.uri = Uri::from(inbound.target.path_and_query());
     // hyper writes the version that the head carries; ours is 1.1 (RFC 9110 section 2.5).
     head.version = Version::HTTP_11;
     Ok(())
 }
 
-fn host_for(upstream: &Upstream, endpoint: &Endpoint, target: &Target) -> HeaderValue {
+fn host_for(upstream: &Upstream, endpoint: &Endpoint, inbound: &Inbound) -> HeaderValue {
     match &upstream.config.host_header {
-        HostHeader::Client => target.host.value().clone(),
+        HostHeader::Client => inbound.target.host.value().clone(),
         HostHeader::Literal(value) => value.clone(),
         HostHeader::Endpoint => endpoint.host(),
     }
-}
-
-/// The head of the answer, under the deadlines that fit how far the request has come.
-async fn answer_in_time(
-    exchange: &mut Exchange,
-    request: Request<RequestBody>,
-    progress: &Arc<Progress>,
-    timeouts: &ExchangeTimeouts,
-) -> Result<Response<Incoming>, Rejection> {
-    let mut answer = pin!(exchange.answer(request));
-    let mut alarm = Alarm::new(Instant::now() + timeouts.stall.min(timeouts.response_head));
-    poll_fn(|cx| {
-        if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
-            return Poll::Ready(answer.map_err(Rejection::Exchange));
-        }
-        loop {
-            let (due, rejection) = match progress.upload() {
-                Upload::Whole(since) => (since + timeouts.response_head, Rejection::ResponseTimedOut),
-                Upload::AwaitsClient(since) => (since + timeouts.stall, Rejection::BodyTooSlow),
-                Upload::AwaitsBackend(since) => (since + timeouts.stall, Rejection::BodyNotTaken),
-            };
-            if due <= Instant::now() {
-                return Poll::Ready(Err(rejection));
-            }
-            if alarm.poll(due, cx).is_pending() {
-                return Poll::Pending;
-            }
-        }
-    })
-    .await
 }
 
 /// Makes a backend's answer into the one that the client is sent.

@@ -4,7 +4,8 @@
 //! "Intermediaries MUST parse a received Connection header field before a message is forwarded and, for each
 //! connection-option in this field, remove any header or trailer field(s) from the message with the same name."
 
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
 
 use super::opening::Ask;
 
@@ -36,6 +37,12 @@ pub fn towards_backend(headers: &mut HeaderMap, ask: &Ask, host: HeaderValue) {
         }
     }
     headers.insert(header::HOST, host);
+}
+
+/// Whether the client waits with its body for a 100 (RFC 9110 section 10.1.1).
+pub fn expects_continue(head: &Parts) -> bool {
+    let asks = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"100-continue");
+    head.version == Version::HTTP_11 && head.headers.get_all(header::EXPECT).iter().any(asks)
 }
 
 /// Makes an answer's headers those that the client is sent. A 101 keeps its `Upgrade`, under our own `Connection`.

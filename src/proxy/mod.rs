@@ -16,6 +16,7 @@ pub mod path;
 pub mod route;
 pub mod target;
 pub mod upgrade;
+pub mod upload;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -31,10 +32,11 @@ use hyper::body::Incoming;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use self::body::{Body, Carried, Progress};
+use self::body::{Body, Carried, Kept};
 use self::opening::Ask;
 use self::route::RouteTable;
 use self::target::{Form, Target};
+use self::upload::Progress;
 use crate::config::{Action, Config, ExchangeTimeouts, Name, Piece, Redirect, Respond, Route, Service, Template};
 use crate::downstream::connection::ConnContext;
 use crate::downstream::seat::Seat;
@@ -102,6 +104,7 @@ pub struct Plain {
     response: Response<Body>,
     endpoint: Option<EndpointGuard>,
     request_body: Option<Arc<Progress>>,
+    kept: Option<Kept>,
 }
 
 /// An agreed upgrade: the 101, and what stands at the tunnel's other end.
@@ -124,7 +127,7 @@ enum Far {
 
 impl From<Response<Body>> for Plain {
     fn from(response: Response<Body>) -> Self {
-        Self { response, endpoint: None, request_body: None }
+        Self { response, endpoint: None, request_body: None, kept: None }
     }
 }
 
@@ -273,12 +276,12 @@ fn reject(rejection: &Rejection, mut record: Record, connection: Arc<ConnContext
 impl Plain {
     /// `has_body` is false for HEAD: hyper then sends no body and never asks for one.
     fn send(self, mut record: Record, connection: Arc<ConnContext>, has_body: bool) -> Response<Body> {
-        let Self { mut response, endpoint, request_body } = self;
+        let Self { mut response, endpoint, request_body, kept } = self;
         record.answered(response.status());
         if connection.worker.is_draining() {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        response.map(|body| body.carrying(Carried { record, endpoint, request_body, connection, has_body }))
+        response.map(|body| body.carrying(Carried { record, endpoint, request_body, kept, connection, has_body }))
     }
 }
 

@@ -7,15 +7,16 @@ use hyper::body::Incoming;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
-use super::body::{Body, RequestBody};
+use super::body::Body;
 use super::forward::{towards, towards_client};
 use super::opening::{Ask, UpgradeRequest};
+use super::upload::RequestBody;
 use super::{Answer, Far, Inbound, Plain, Switch, headers, place_for_tunnel};
 use crate::downstream::connection::ConnContext;
 use crate::record::Record;
 use crate::rejection::Rejection;
 use crate::upstream::Upstream;
-use crate::upstream::dial::{Dial, Dialled};
+use crate::upstream::dial::Dial;
 use crate::upstream::endpoint::EndpointGuard;
 use crate::upstream::http1::Exchange;
 
@@ -32,20 +33,18 @@ pub async fn upgrade(
     let mut dial = Dial::new(upstream, &connection.worker.tcp, inbound.route.timeouts.connect);
     let mut failure = Rejection::NoEndpoint;
     loop {
-        let (stream, endpoint) = match dial.next().await {
-            Dialled::Connected(stream, endpoint) => (stream, endpoint),
-            Dialled::Failed(endpoint, error) => {
-                record.goes_to(endpoint.endpoint().address);
+        let Some(endpoint) = dial.next().await else { return Err(failure) };
+        record.goes_to(endpoint.endpoint().address);
+        let stream = match dial.connect(&endpoint).await {
+            Ok(stream) => stream,
+            Err(error) => {
                 failure = Rejection::Connect(error);
                 continue;
             }
-            Dialled::Exhausted => return Err(failure),
         };
-        record.goes_to(endpoint.endpoint().address);
-        let limits = &connection.listener.limits;
-        let exchange = Exchange::over(stream, limits.head_size, limits.headers).await.map_err(Rejection::Exchange)?;
+        let exchange = Exchange::over(stream, &connection.listener.limits).await.map_err(Rejection::Exchange)?;
         let mut head = parts.clone();
-        towards(&mut head, &inbound.target, &inbound.ask, endpoint.endpoint(), upstream)?;
+        towards(&mut head, &inbound, endpoint.endpoint(), upstream)?;
         match ask_for(exchange, head, &inbound).await {
             Ok((exchange, response)) => {
                 return conclude(exchange, response, &inbound, &parts.method, endpoint, place).await;
@@ -82,7 +81,7 @@ async fn conclude(
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         exchange.stream_body();
         let response = towards_client(response, method, &inbound.route.timeouts)?;
-        return Ok(Answer::Response(Plain { response, endpoint: Some(endpoint), request_body: None }));
+        return Ok(Answer::Response(Plain { response, endpoint: Some(endpoint), request_body: None, kept: None }));
     }
     let asked = asked(&inbound.ask);
     asked.check_answer(response.headers()).map_err(Rejection::Answer)?;

@@ -17,41 +17,36 @@ pub struct Dial<'a> {
     upstream: &'a Upstream,
     tcp: &'a Tcp,
     timeout: Duration,
+    deadline: Instant,
     tried: Vec<SocketAddr>,
-}
-
-/// What an attempt came to.
-#[derive(Debug)]
-pub enum Dialled {
-    /// A connection, and the use of the endpoint that it is to.
-    Connected(TcpStream, EndpointGuard),
-    /// This endpoint could not be reached; another may be.
-    Failed(EndpointGuard, ConnectError),
-    /// Every endpoint that may be tried has been, or none is known.
-    Exhausted,
 }
 
 impl<'a> Dial<'a> {
     /// `timeout` bounds each attempt: address look-up and connect.
     pub fn new(upstream: &'a Upstream, tcp: &'a Tcp, timeout: Duration) -> Self {
-        Self { upstream, tcp, timeout, tried: Vec::new() }
+        Self { upstream, tcp, timeout, deadline: Instant::now() + timeout, tried: Vec::new() }
     }
 
-    /// Tries the next endpoint. Dropping the future gives it up.
-    pub async fn next(&mut self) -> Dialled {
+    /// The next endpoint; None when every endpoint that may be tried has been, or none is known.
+    pub async fn next(&mut self) -> Option<EndpointGuard> {
         let attempts = 1 + self.upstream.config.retry_attempts as usize;
         if self.tried.len() >= attempts {
-            return Dialled::Exhausted;
+            return None;
         }
-        let deadline = Instant::now() + self.timeout;
-        let Ok(Some(guard)) = timeout_at(deadline, self.upstream.pick(&self.tried)).await else {
-            return Dialled::Exhausted;
-        };
-        let address = guard.endpoint().address;
-        self.tried.push(address);
-        match connect(address, self.tcp, deadline).await {
-            Ok(stream) => Dialled::Connected(stream, guard),
-            Err(error) => Dialled::Failed(guard, error),
-        }
+        self.deadline = Instant::now() + self.timeout;
+        let guard = timeout_at(self.deadline, self.upstream.pick(&self.tried)).await.ok().flatten()?;
+        self.tried.push(guard.endpoint().address);
+        Some(guard)
+    }
+
+    /// Connects to it, in the time that its look-up has left.
+    pub async fn connect(&self, endpoint: &EndpointGuard) -> Result<TcpStream, ConnectError> {
+        connect(endpoint.endpoint().address, self.tcp, self.deadline).await
+    }
+
+    /// Connects to it once more, since a connection that was kept turned out to be dead.
+    pub async fn connect_again(&mut self, endpoint: &EndpointGuard) -> Result<TcpStream, ConnectError> {
+        self.deadline = Instant::now() + self.timeout;
+        self.connect(endpoint).await
     }
 }

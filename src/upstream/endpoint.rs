@@ -64,6 +64,11 @@ impl EndpointGuard {
     pub fn endpoint(&self) -> &Endpoint {
         &self.0
     }
+
+    /// What outlives configurations of it.
+    pub fn state(&self) -> &Arc<EndpointState> {
+        &self.0.state
+    }
 }
 
 impl Drop for EndpointGuard {

@@ -1,5 +1,7 @@
-//! One exchange over a connection of its own: a request sent, the head of its answer awaited, and then either the answer's
-//! body or the raw stream.
+//! Exchanges with a backend: a request sent, the head of its answer awaited.
+//!
+//! A plain request goes over a [`Connection`], which a task of its own drives and which can be asked again. An upgrade has
+//! an [`Exchange`] of its own, driven by whoever waits for its answer: dropping that drops it all.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -16,7 +18,8 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use crate::proxy::body::RequestBody;
+use crate::config::{ClientLimits, DEFAULT_HEADERS};
+use crate::proxy::upload::RequestBody;
 use crate::tunnel::Side;
 use crate::tunnel::io::TunnelIo;
 use crate::worker;
@@ -35,6 +38,54 @@ pub struct Exchange {
     answered: Arc<AtomicBool>,
 }
 
+/// A connection that a task of its own drives, between or within exchanges.
+#[derive(Debug)]
+pub struct Connection {
+    sender: SendRequest<RequestBody>,
+    answered: Arc<AtomicBool>,
+    /// It has been asked before, so it may have died since.
+    pub was_used: bool,
+}
+
+/// A request that got no answer.
+#[derive(Debug)]
+pub struct Unanswered {
+    /// Why.
+    pub error: ExchangeError,
+    /// The request, when nothing of it was sent.
+    pub unsent: Option<Request<RequestBody>>,
+}
+
+impl Connection {
+    /// Makes ready to speak over a fresh stream. `limits` bound the heads of answers.
+    pub async fn over(stream: TcpStream, limits: &ClientLimits) -> Result<Self, ExchangeError> {
+        let (sender, driver, answered) = shake_hands(stream, limits).await?;
+        worker::spawn_driver(driver);
+        Ok(Self { sender, answered, was_used: false })
+    }
+
+    /// Sends the request and waits for the head of its answer. Dropping the future closes the connection.
+    pub async fn ask(&mut self, request: Request<RequestBody>) -> Result<Response<Incoming>, Unanswered> {
+        self.answered.store(false, Ordering::Relaxed);
+        let answer = self.sender.try_send_request(request).await;
+        answer.map_err(|mut failed| {
+            let unsent = failed.take_message();
+            let answered = self.answered.load(Ordering::Relaxed);
+            Unanswered { error: ExchangeError { source: failed.into_error(), answered }, unsent }
+        })
+    }
+
+    /// Whether it can be asked now.
+    pub fn is_ready(&self) -> bool {
+        self.sender.is_ready()
+    }
+
+    /// Whether it has ended.
+    pub fn is_closed(&self) -> bool {
+        self.sender.is_closed()
+    }
+}
+
 /// Why there is no answer.
 #[derive(Debug)]
 pub struct ExchangeError {
@@ -45,19 +96,10 @@ pub struct ExchangeError {
 }
 
 impl Exchange {
-    /// Makes ready to speak over a fresh connection. `head_size` and `headers` bound the answer's head.
-    pub async fn over(stream: TcpStream, head_size: usize, headers: usize) -> Result<Self, ExchangeError> {
-        let answered = Arc::new(AtomicBool::new(false));
-        let io = BackendIo { io: TunnelIo::Tcp(stream), answered: Arc::clone(&answered) };
-        let mut builder = Builder::new();
-        builder.max_buf_size(BUFFER.max(head_size)).max_header_size(head_size).preserve_header_case(true);
-        if headers != crate::config::DEFAULT_HEADERS {
-            builder.max_headers(headers);
-        }
-        match builder.handshake(TokioIo::new(io)).await {
-            Ok((sender, driver)) => Ok(Self { sender, driver: Some(Box::pin(driver.with_upgrades())), answered }),
-            Err(source) => Err(ExchangeError { source, answered: false }),
-        }
+    /// Makes ready to speak over a fresh stream. `limits` bound the heads of answers.
+    pub async fn over(stream: TcpStream, limits: &ClientLimits) -> Result<Self, ExchangeError> {
+        let (sender, driver, answered) = shake_hands(stream, limits).await?;
+        Ok(Self { sender, driver: Some(driver), answered })
     }
 
     /// Sends the request and waits for the head of its answer. The connection is driven from in here: dropping the future
@@ -92,6 +134,23 @@ impl Exchange {
         if let Some(driver) = self.driver {
             worker::spawn_driver(driver);
         }
+    }
+}
+
+async fn shake_hands(
+    stream: TcpStream,
+    limits: &ClientLimits,
+) -> Result<(SendRequest<RequestBody>, Driver, Arc<AtomicBool>), ExchangeError> {
+    let answered = Arc::new(AtomicBool::new(false));
+    let io = BackendIo { io: TunnelIo::Tcp(stream), answered: Arc::clone(&answered) };
+    let mut builder = Builder::new();
+    builder.max_buf_size(BUFFER.max(limits.head_size)).max_header_size(limits.head_size).preserve_header_case(true);
+    if limits.headers != DEFAULT_HEADERS {
+        builder.max_headers(limits.headers);
+    }
+    match builder.handshake(TokioIo::new(io)).await {
+        Ok((sender, driver)) => Ok((sender, Box::pin(driver.with_upgrades()), answered)),
+        Err(source) => Err(ExchangeError { source, answered: false }),
     }
 }
 

@@ -5,6 +5,7 @@ pub mod connect;
 pub mod dial;
 pub mod endpoint;
 pub mod http1;
+pub mod pool;
 pub mod resolve;
 
 use std::collections::HashMap;

@@ -1,0 +1,231 @@
+//! The body of a request on its way to a backend, and how far it has come.
+//!
+//! Asking hyper for a body is what makes it tell the client to go on (100). So a body whose client waits for that is not
+//! asked for before the backend wants it (RFC 9110 section 10.1.1): its gate is shut until the backend's 100, or for a
+//! second, since not every backend knows the expectation.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
+
+use super::body::data_len;
+use crate::tunnel::alarm::Alarm;
+
+/// How long a client's body waits for a backend that says nothing.
+const CONTINUE_WAIT: Duration = Duration::from_secs(1);
+
+/// A request's body.
+#[derive(Debug)]
+pub struct RequestBody {
+    incoming: Option<Incoming>,
+    progress: Arc<Progress>,
+    alarm: Option<Alarm>,
+}
+
+/// How far a request's body has come; shared with whoever waits for the answer.
+#[derive(Debug)]
+pub struct Progress(Mutex<Uploaded>);
+
+#[derive(Debug)]
+struct Uploaded {
+    bytes: u64,
+    moved: Instant,
+    awaits_client: bool,
+    whole: bool,
+    gate: Gate,
+}
+
+/// Whether the client has been told to send its body.
+#[derive(Debug)]
+enum Gate {
+    /// It has been, or did not ask.
+    Open,
+    /// It waits, until this moment at most.
+    Shut { until: Instant, waits: Option<Waker> },
+    /// The answer came first: the body is not wanted.
+    Refused,
+}
+
+/// Which side an upload waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Upload {
+    /// All of it was handed over, at this moment.
+    Whole(Instant),
+    /// The client has not sent more since this moment.
+    AwaitsClient(Instant),
+    /// The backend has not taken more since this moment.
+    AwaitsBackend(Instant),
+}
+
+/// Why a body ends early.
+#[derive(Debug)]
+pub enum UploadError {
+    /// The client's connection failed.
+    Client(hyper::Error),
+    /// The backend has answered without it.
+    NotWanted,
+}
+
+impl RequestBody {
+    /// A body to forward, and its progress to watch. `expects_continue`: the client waits to be told.
+    pub fn new(incoming: Incoming, expects_continue: bool) -> (Self, Arc<Progress>) {
+        let whole = incoming.is_end_stream();
+        let progress = Progress::new(whole, expects_continue && !whole);
+        let incoming = (!whole).then_some(incoming);
+        (Self { incoming, progress: Arc::clone(&progress), alarm: None }, progress)
+    }
+
+    /// No body: an upgrade request has none.
+    pub fn none() -> Self {
+        Self { incoming: None, progress: Progress::new(true, false), alarm: None }
+    }
+
+    /// Whether there is none.
+    pub fn is_none(&self) -> bool {
+        self.incoming.is_none()
+    }
+
+    /// Waits at the gate. It opens by the backend's word or by the clock.
+    fn poll_gate(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), UploadError>> {
+        let until = match &mut self.progress.lock().gate {
+            Gate::Open => return Poll::Ready(Ok(())),
+            Gate::Refused => return Poll::Ready(Err(UploadError::NotWanted)),
+            Gate::Shut { until, waits } => {
+                *waits = Some(cx.waker().clone());
+                *until
+            }
+        };
+        ready!(self.alarm.get_or_insert_with(|| Alarm::new(until)).poll(until, cx));
+        self.progress.open();
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
+        match &mut self.incoming {
+            Some(incoming) => Pin::new(incoming).poll_frame(cx).map_err(UploadError::Client),
+            None => Poll::Ready(None),
+        }
+    }
+}
+
+impl Progress {
+    fn new(whole: bool, shut: bool) -> Arc<Self> {
+        let now = Instant::now();
+        let gate = if shut { Gate::Shut { until: now + CONTINUE_WAIT, waits: None } } else { Gate::Open };
+        Arc::new(Self(Mutex::new(Uploaded { bytes: 0, moved: now, awaits_client: false, whole, gate })))
+    }
+
+    /// Opens the gate when the backend says 100 to this request.
+    pub fn open_on_continue(self: &Arc<Self>, request: &mut Request<RequestBody>) {
+        if matches!(self.lock().gate, Gate::Shut { .. }) {
+            let progress = Arc::clone(self);
+            hyper::ext::on_informational(request, move |answer| {
+                if answer.status() == StatusCode::CONTINUE {
+                    progress.open();
+                }
+            });
+        }
+    }
+
+    /// The answer has come: a gate that is still shut stays shut. Says whether it was.
+    pub fn refuse(&self) -> bool {
+        self.leave(Gate::Refused)
+    }
+
+    fn open(&self) {
+        self.leave(Gate::Open);
+    }
+
+    fn leave(&self, next: Gate) -> bool {
+        let mut uploaded = self.lock();
+        let Gate::Shut { waits, .. } = &mut uploaded.gate else { return false };
+        let waits = waits.take();
+        uploaded.gate = next;
+        uploaded.moved = Instant::now();
+        drop(uploaded);
+        if let Some(waker) = waits {
+            waker.wake();
+        }
+        true
+    }
+
+    /// Bytes handed over so far.
+    pub fn bytes(&self) -> u64 {
+        self.lock().bytes
+    }
+
+    /// Whether all of it was handed over.
+    pub fn is_whole(&self) -> bool {
+        self.lock().whole
+    }
+
+    /// Where it stands.
+    pub fn upload(&self) -> Upload {
+        let uploaded = self.lock();
+        match *uploaded {
+            Uploaded { whole: true, moved, .. } => Upload::Whole(moved),
+            Uploaded { awaits_client: true, moved, .. } => Upload::AwaitsClient(moved),
+            Uploaded { moved, .. } => Upload::AwaitsBackend(moved),
+        }
+    }
+
+    fn note<E>(&self, polled: &Poll<Option<Result<Frame<Bytes>, E>>>) {
+        let mut uploaded = self.lock();
+        uploaded.awaits_client = polled.is_pending();
+        match polled {
+            Poll::Ready(Some(Ok(frame))) => uploaded.bytes += data_len(frame),
+            Poll::Ready(None) => uploaded.whole = true,
+            _ => return,
+        }
+        uploaded.moved = Instant::now();
+    }
+
+    fn end(&self) {
+        self.lock().whole = true;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Uploaded> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl HttpBody for RequestBody {
+    type Data = Bytes;
+    type Error = UploadError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
+        ready!(self.poll_gate(cx))?;
+        let polled = self.poll_incoming(cx);
+        self.progress.note(&polled);
+        // hyper does not ask again once it has sent as much as Content-Length says.
+        if self.is_end_stream() {
+            self.progress.end();
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.as_ref().is_none_or(HttpBody::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.as_ref().map_or_else(|| SizeHint::with_exact(0), HttpBody::size_hint)
+    }
+}
+
+impl fmt::Display for UploadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Client(error) => write!(f, "the client broke off within its body: {error}"),
+            Self::NotWanted => f.write_str("the backend answered without the body"),
+        }
+    }
+}
+
+impl std::error::Error for UploadError {}
