@@ -1,28 +1,62 @@
 //! What runs without a configuration: the test page, the echo service, and a small backend of its own behind the very path
 //! of any upstream. On loopback only.
 
+use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
+use std::sync::Arc;
 use std::thread;
+use std::time::{Duration, SystemTime};
 
+use rcgen::{CertificateParams, KeyPair};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::rustls::pki_types::PrivatePkcs8KeyDer;
 
-use crate::config::{Config, ConfigError};
+use crate::config::{Bind, Config, ConfigError, Listener, Name};
+use crate::downstream::tls::{Tls, TlsError};
 use crate::service::echo;
 
 /// Where the demonstration listens.
 pub const ADDRESS: &str = "127.0.0.1:8080";
 
+/// Where it listens with TLS, with a certificate made at start.
+pub const TLS_ADDRESS: &str = "127.0.0.1:8443";
+
 /// Messages larger than this are refused by the small backend.
 const MAX_MESSAGE: usize = 1024 * 1024;
 
-/// The demonstration's configuration; `backend` is where its small backend listens.
-pub fn config(backend: SocketAddr) -> Result<Config, ConfigError> {
+/// How long the certificate of the demonstration is valid: nobody shall get used to it.
+const VALID: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Why there is no demonstration.
+#[derive(Debug)]
+pub enum DemonstrationError {
+    /// The small backend cannot be started.
+    Backend(io::Error),
+    /// No certificate can be made.
+    Certificate(rcgen::Error),
+    /// The certificate that was made cannot be used.
+    Tls(TlsError),
+    /// The configuration is refused.
+    Config(ConfigError),
+}
+
+/// Starts the small backend and makes the configuration of a gateway in front of it.
+pub fn start() -> Result<Config, DemonstrationError> {
+    let backend = start_backend().map_err(DemonstrationError::Backend)?;
+    let mut config = config(backend).map_err(DemonstrationError::Config)?;
+    let tls = Arc::new(make_certificate()?);
+    // The configuration names files, and this certificate has none: it never leaves the process.
+    config.listeners.push(Arc::new(with_tls(&config.listeners[0], tls)));
+    Ok(config)
+}
+
+fn config(backend: SocketAddr) -> Result<Config, ConfigError> {
     let text = format!(
         r#"
 [[listener]]
-name = "demonstration"
+name = "plain"
 bind = "{ADDRESS}"
 
 [upstream.backend]
@@ -52,8 +86,32 @@ service = "health"
     Config::parse("demonstration", &text, Path::new("."))
 }
 
+fn with_tls(plain: &Listener, tls: Arc<Tls>) -> Listener {
+    let address: SocketAddr = TLS_ADDRESS.parse().expect("a constant that is an address");
+    Listener {
+        name: Name::new("tls").expect("a constant that is a name"),
+        binds: vec![Bind::Address(address)],
+        timeouts: plain.timeouts,
+        limits: plain.limits,
+        trusted_proxies: plain.trusted_proxies.clone(),
+        tls: Some(tls),
+    }
+}
+
+fn make_certificate() -> Result<Tls, DemonstrationError> {
+    let names = ["localhost", "127.0.0.1", "::1"].map(String::from);
+    let mut params = CertificateParams::new(names).map_err(DemonstrationError::Certificate)?;
+    let expires = SystemTime::now() + VALID;
+    params.not_before = (SystemTime::now() - Duration::from_secs(60 * 60)).into();
+    params.not_after = expires.into();
+    let key = KeyPair::generate().map_err(DemonstrationError::Certificate)?;
+    let certificate = params.self_signed(&key).map_err(DemonstrationError::Certificate)?;
+    let key = PrivatePkcs8KeyDer::from(key.serialize_der()).into();
+    Tls::new(vec![certificate.into()], key, expires, Path::new("(made at start)")).map_err(DemonstrationError::Tls)
+}
+
 /// Starts the small backend, a WebSocket echo, on a loopback port of the system's choice. It ends with the process.
-pub fn start_backend() -> io::Result<SocketAddr> {
+fn start_backend() -> io::Result<SocketAddr> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let listener = runtime.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))?;
     let address = listener.local_addr()?;
@@ -83,3 +141,16 @@ async fn converse(stream: TcpStream) {
         echo::echo(websocket.into_inner(), MAX_MESSAGE).await;
     }
 }
+
+impl fmt::Display for DemonstrationError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Backend(error) => write!(f, "the demonstration's backend cannot be started: {error}"),
+            Self::Certificate(error) => write!(f, "the demonstration's certificate cannot be made: {error}"),
+            Self::Tls(error) => write!(f, "the demonstration's certificate: {error}"),
+            Self::Config(error) => write!(f, "the demonstration's configuration: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for DemonstrationError {}

@@ -81,20 +81,27 @@ fn refuse(error: &ConfigError) -> ExitCode {
 }
 
 fn run(file: Option<&Path>) -> ExitCode {
-    let config = match file {
-        Some(file) => Config::load(file),
-        None => match demonstration::start_backend() {
-            Ok(backend) => demonstration::config(backend),
-            Err(error) => return cannot_start(&StartError::Thread(error)),
-        },
-    };
-    match config {
-        Ok(config) => serve(config, file.is_none()),
+    let Some(file) = file else { return demonstrate() };
+    match Config::load(file) {
+        Ok(config) => serve(config),
         Err(error) => refuse(&error),
     }
 }
 
-fn serve(config: Config, demonstration: bool) -> ExitCode {
+fn demonstrate() -> ExitCode {
+    match demonstration::start() {
+        Ok(config) => {
+            let (plain, tls) = (demonstration::ADDRESS, demonstration::TLS_ADDRESS);
+            eprintln!(
+                "Spliceway's demonstration: http://{plain}/ and https://{tls}/ (its certificate is made at start)."
+            );
+            serve(config)
+        }
+        Err(error) => cannot_start(&error),
+    }
+}
+
+fn serve(config: Config) -> ExitCode {
     let log = config.log.clone();
     let output = match Output::open(&log.file) {
         Ok(output) => output,
@@ -108,9 +115,6 @@ fn serve(config: Config, demonstration: bool) -> ExitCode {
         Ok(bound) => bound,
         Err(error) => return cannot_start(&error),
     };
-    if demonstration {
-        eprintln!("Spliceway's demonstration: open http://{}/ in a browser; Ctrl-C ends it.", demonstration::ADDRESS);
-    }
     let (_keep, stop) = Stop::channel();
     match bound.run(stop) {
         Ok(Ended { cut: 0 }) => ExitCode::SUCCESS,
@@ -119,7 +123,7 @@ fn serve(config: Config, demonstration: bool) -> ExitCode {
     }
 }
 
-fn cannot_start(error: &StartError) -> ExitCode {
+fn cannot_start(error: &dyn std::error::Error) -> ExitCode {
     eprintln!("spliceway: {error}");
     ExitCode::from(CANNOT_START)
 }
