@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -94,8 +95,10 @@ impl Control {
         let mut signals = Signals::listen()?;
         let look_ups = self.keep_names();
         tracing::info!(workers = self.workers.len(), "serving");
+        tell_service_manager(NotifyState::Ready);
         self.until_end(&mut signals, &mut stop).await;
         tracing::info!(deadline = ?self.drain.deadline, open = self.open(), "draining");
+        tell_service_manager(NotifyState::Stopping);
         // The workers take what waits in the queues; their duplicates keep the sockets open until they have.
         drop(listening);
         self.tell(Message::Drain);
@@ -183,6 +186,13 @@ impl Control {
         if dropped > 0 {
             tracing::warn!(dropped, "lines of the log were dropped: what reads them is too slow");
         }
+    }
+}
+
+/// Does nothing where no service manager asked for it (NOTIFY_SOCKET is not set).
+fn tell_service_manager(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::warn!(%error, "the service manager cannot be told");
     }
 }
 
