@@ -57,23 +57,32 @@ impl Sink {
     }
 }
 
-/// An id of a request, unique over processes: 16 hexadecimal digits of this process, 16 of the request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RequestId(u64);
+/// An id of a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RequestId {
+    /// Made here, unique over processes: 16 hexadecimal digits of this process, 16 of the request.
+    Made(u64),
+    /// A trusted proxy's, kept so that its records and ours can be read together.
+    Kept(Box<str>),
+}
 
 impl RequestId {
     fn next() -> Self {
         static LAST: AtomicU64 = AtomicU64::new(0);
-        Self(LAST.fetch_add(1, Ordering::Relaxed) + 1)
+        Self::Made(LAST.fetch_add(1, Ordering::Relaxed) + 1)
     }
 }
 
 impl fmt::Display for RequestId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         static PROCESS: OnceLock<u64> = OnceLock::new();
+        let number = match self {
+            Self::Made(number) => number,
+            Self::Kept(id) => return f.write_str(id),
+        };
         // The standard library seeds its hash maps from the system's randomness.
         let process = PROCESS.get_or_init(|| std::hash::RandomState::new().build_hasher().finish());
-        write!(f, "{process:016x}{:016x}", self.0)
+        write!(f, "{process:016x}{number:016x}")
     }
 }
 
@@ -137,8 +146,13 @@ impl Record {
     }
 
     /// The request's id.
-    pub fn id(&self) -> RequestId {
-        self.fields.id
+    pub fn id(&self) -> &RequestId {
+        &self.fields.id
+    }
+
+    /// The request goes by an id that a trusted proxy has given it.
+    pub fn keep_id(&mut self, id: &str) {
+        self.fields.id = RequestId::Kept(id.into());
     }
 
     /// What the head said. Copied: the head's own bytes would pin hyper's whole read buffer for the life of a tunnel.
@@ -339,6 +353,7 @@ mod tests {
     #[test]
     fn ids_differ() {
         assert_ne!(RequestId::next(), RequestId::next());
-        assert_eq!(RequestId(255).to_string().len(), 32);
+        assert_eq!(RequestId::Made(255).to_string().len(), 32);
+        assert_eq!(RequestId::Kept("of-a-proxy".into()).to_string(), "of-a-proxy");
     }
 }

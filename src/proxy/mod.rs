@@ -3,11 +3,15 @@
 //! Three phases, and what failing in each means: while the request is understood and before there is an answer, a failure
 //! is a status (`rejection.rs`); once the 101 has left, it is the end of a tunnel and never a status.
 //!
-//! target (with host and path), route, opening, framing and headers are pure: `http`'s types in, decisions out, no I/O.
+//! client, target (with host and path), route, opening, framing, headers and forwarded are pure: `http`'s types in,
+//! decisions out, no I/O.
 //! Statuses are not chosen there; every error says which rule was broken and no more.
 
 pub mod body;
+mod chain;
+pub mod client;
 pub mod forward;
+pub mod forwarded;
 pub mod framing;
 pub mod headers;
 pub mod host;
