@@ -154,7 +154,12 @@ fn listeners_of(
     for ((config, bound), budget) in listening.iter().zip(budgets) {
         for listening in bound {
             let socket: OwnedFd = listening.sockets[worker].try_clone()?;
-            listeners.push(Listener { config: Arc::clone(config), budget: budget.clone(), socket });
+            listeners.push(Listener {
+                config: Arc::clone(config),
+                budget: budget.clone(),
+                address: listening.address,
+                socket,
+            });
         }
     }
     Ok(listeners)

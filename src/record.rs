@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 use std::hash::{BuildHasher, Hasher};
 use std::io::Write as _;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -155,6 +155,13 @@ impl Record {
         self.fields.id = RequestId::Kept(id.into());
     }
 
+    /// The client as a trusted proxy told it. Its port, nobody told.
+    pub fn comes_from(&mut self, client: IpAddr) {
+        if client != self.fields.client.0.ip().to_canonical() {
+            self.fields.client = ClientAddr(SocketAddr::new(client, 0));
+        }
+    }
+
     /// What the head said. Copied: the head's own bytes would pin hyper's whole read buffer for the life of a tunnel.
     pub fn asks(&mut self, method: &Method, host: Option<&str>, path: &str) {
         if self.sink.records == Records::Off {
@@ -251,6 +258,10 @@ impl Fields {
         self.rejected || by_status || by_end
     }
 
+    fn client_text(&self) -> String {
+        if self.client.0.port() == 0 { self.client.0.ip().to_string() } else { self.client.to_string() }
+    }
+
     fn pairs(&self, gateway: &str) -> Vec<Pair> {
         let mut pairs = Vec::with_capacity(20);
         let mut put = |key, value: Option<Value>| pairs.extend(value.map(|value| (key, value)));
@@ -259,7 +270,7 @@ impl Fields {
         put("record", Some(json!(if self.tunnel.is_some() { "tunnel" } else { "request" })));
         put("id", text(&self.id));
         put("gateway", Some(json!(gateway)));
-        put("client", text(&self.client));
+        put("client", Some(self.client_text().into()));
         put("listener", text(&self.listener));
         put("route", self.route.as_ref().map(|name| json!(name.as_str())));
         put("endpoint", self.endpoint.map(|address| json!(address.to_string())));

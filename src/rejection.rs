@@ -27,6 +27,8 @@ pub enum Rejection {
     Opening(OpeningError),
     /// A request that does not upgrade, where only upgrades are served.
     PlainRefused,
+    /// The request has been here before: our own name is in its Via.
+    Loop,
     /// The gateway is about to end.
     Draining,
     /// The budget of tunnels is used up.
@@ -63,6 +65,7 @@ impl Rejection {
             Self::Route(RouteError::AmbiguousPath) => StatusCode::BAD_REQUEST,
             Self::Opening(error) => opening_status(error),
             Self::PlainRefused => StatusCode::UPGRADE_REQUIRED,
+            Self::Loop => StatusCode::LOOP_DETECTED,
             Self::Draining | Self::TunnelsFull | Self::NoEndpoint => StatusCode::SERVICE_UNAVAILABLE,
             Self::Connect(ConnectError::TimedOut)
             | Self::UpgradeTimedOut
@@ -221,6 +224,7 @@ impl fmt::Display for Rejection {
             Self::Route(error) => error.fmt(f),
             Self::Opening(error) => error.fmt(f),
             Self::PlainRefused => f.write_str("only upgrades are served here"),
+            Self::Loop => f.write_str("a loop: this gateway's own name came back in Via"),
             Self::Draining => f.write_str("the gateway is about to end"),
             Self::TunnelsFull => f.write_str("limits.tunnels is reached"),
             Self::NoEndpoint => f.write_str("the upstream has no endpoint to try"),

@@ -21,7 +21,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::addr::ClientAddr;
+use super::addr::{ClientAddr, ListenAddr};
 use super::linger;
 use super::seat::Seat;
 use super::secure::{Insecure, Secured, secure};
@@ -49,6 +49,8 @@ pub struct Accepted {
     pub stream: TcpStream,
     /// Who it is.
     pub client: ClientAddr,
+    /// The address that it came to.
+    pub local: ListenAddr,
     /// Its place.
     pub seat: Seat,
     /// Where it came in.
@@ -62,6 +64,8 @@ pub struct ConnContext {
     pub client: ClientAddr,
     /// Where it came in.
     pub listener: Arc<Listener>,
+    /// The address that it came to.
+    pub local: ListenAddr,
     /// How it came in.
     pub scheme: Scheme,
     /// The worker that it lives and dies on.
@@ -117,13 +121,13 @@ where
     H: Fn(Request<Incoming>, Arc<ConnContext>) -> F + Send,
     F: Future<Output = Response<Body>> + Send,
 {
-    let Accepted { stream, client, seat, listener } = accepted;
+    let Accepted { stream, client, local, seat, listener } = accepted;
     // Boxed, so that what a TLS handshake needs is freed before HTTP begins.
     let Secured { io, scheme } = match Box::pin(secure(stream, &listener, seat.registration.entry())).await {
         Ok(secured) => secured,
         Err(insecure) => return refuse(insecure, client, &listener, &worker).await,
     };
-    let connection = Arc::new(ConnContext::new(client, listener, scheme, worker, &seat));
+    let connection = Arc::new(ConnContext::new(client, local, listener, scheme, worker, &seat));
     let service = service_fn(|request| {
         connection.serving();
         let answer = handle(request, Arc::clone(&connection));
@@ -262,6 +266,7 @@ async fn become_tunnel(switching: Switching, seat: Seat) {
 impl ConnContext {
     fn new(
         client: ClientAddr,
+        local: ListenAddr,
         listener: Arc<Listener>,
         scheme: Scheme,
         worker: Arc<worker::Context>,
@@ -279,6 +284,7 @@ impl ConnContext {
         Self {
             client,
             listener,
+            local,
             scheme,
             worker,
             entry: Arc::clone(seat.registration.entry()),

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use tokio::io::unix::AsyncFd;
 use tokio::time::sleep;
 
-use super::addr::ClientAddr;
+use super::addr::{ClientAddr, ListenAddr};
 use super::connection::Accepted;
 use super::readiness;
 use super::seat::{ConnectionBudget, Permits, PlacesOfClient, Seat};
@@ -29,6 +29,8 @@ pub struct Listener {
     pub config: Arc<config::Listener>,
     /// Where a connection needs a place.
     pub budget: ConnectionBudget,
+    /// Its address.
+    pub address: ListenAddr,
     /// The socket; the gateway owns it, this is a duplicate.
     pub socket: OwnedFd,
 }
@@ -36,14 +38,14 @@ pub struct Listener {
 impl Listener {
     /// Accepts until the drain begins, then what still waits in the queue, and closes.
     pub async fn run(self, worker: Arc<worker::Context>) {
-        let Self { config, budget, socket } = self;
+        let Self { config, budget, address, socket } = self;
         let socket = match readiness::watch(socket) {
             Ok(socket) => socket,
             Err(error) => {
                 return tracing::error!(listener = %config.name, %error, "the listening socket cannot be watched");
             }
         };
-        let mut queue = Queue { config, budget, socket, worker, full: false };
+        let mut queue = Queue { config, budget, address, socket, worker, full: false };
         let mut stage = queue.worker.stage.subscribe();
         loop {
             tokio::select! {
@@ -59,6 +61,7 @@ impl Listener {
 struct Queue {
     config: Arc<config::Listener>,
     budget: ConnectionBudget,
+    address: ListenAddr,
     socket: AsyncFd<OwnedFd>,
     worker: Arc<worker::Context>,
     full: bool,
@@ -104,7 +107,10 @@ impl Queue {
             Ok(stream) => {
                 let seat = Seat::new(self.worker.registry.enter(client), permits, of_client);
                 let listener = Arc::clone(&self.config);
-                worker::spawn_connection(Accepted { stream, client, seat, listener }, Arc::clone(&self.worker));
+                worker::spawn_connection(
+                    Accepted { stream, client, local: self.address, seat, listener },
+                    Arc::clone(&self.worker),
+                );
             }
             Err(error) => tracing::error!(%client, %error, "an accepted connection cannot be watched"),
         }

@@ -7,14 +7,15 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Instant;
 
-use http::header::{CONNECTION, HeaderValue};
+use http::header::{CONNECTION, HOST, HeaderMap, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
 
 use super::body::{Body, Kept};
+use super::forwarded::Told;
 use super::upload::{Progress, RequestBody, Upload};
-use super::{Answer, Inbound, Plain, framing, headers};
+use super::{Answer, Inbound, Plain, Serving, forwarded, framing, headers};
 use crate::config::{ExchangeTimeouts, HostHeader};
 use crate::downstream::connection::ConnContext;
 use crate::record::Record;
@@ -32,25 +33,27 @@ pub async fn forward(
     body: Incoming,
     upstream: &Upstream,
     connection: &ConnContext,
+    serving: &Serving,
     record: &mut Record,
 ) -> Result<Answer, Rejection> {
-    let timeouts = &inbound.route.timeouts;
     let method = parts.method.clone();
     let (body, progress) = RequestBody::new(body, headers::expects_continue(&parts));
+    let mut head = parts;
+    prepare(&mut head, &inbound, connection, serving)?;
     let mut attempt = Attempt {
-        dial: Dial::new(upstream, &connection.worker.tcp, timeouts.connect),
+        dial: Dial::new(upstream, &connection.worker.tcp, inbound.route.timeouts.connect),
         upstream,
         connection,
         inbound: &inbound,
         progress: &progress,
     };
-    let mut request = Request::from_parts(parts, body);
+    let mut request = Request::from_parts(head, body);
     progress.open_on_continue(&mut request);
     let (response, backend, endpoint) = attempt.ask(request, record).await?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Err(Rejection::UnaskedSwitch);
     }
-    let mut response = towards_client(response, &method, timeouts)?;
+    let mut response = towards_client(response, &method, &inbound.route.timeouts)?;
     if progress.refuse() {
         // The client waits with its body for a 100 that will not come: where the next request begins, nobody can say.
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -78,9 +81,8 @@ impl Attempt<'_> {
         let mut failure = Rejection::NoEndpoint;
         while let Some(endpoint) = self.dial.next().await {
             record.goes_to(endpoint.endpoint().address);
-            let (mut head, body) = request.into_parts();
-            towards(&mut head, self.inbound, endpoint.endpoint(), self.upstream)?;
-            match self.ask_endpoint(Request::from_parts(head, body), &endpoint).await {
+            set_host(request.headers_mut(), self.upstream, endpoint.endpoint());
+            match self.ask_endpoint(request, &endpoint).await {
                 Ok((response, backend)) => return Ok((response, backend, endpoint)),
                 Err(Failed { rejection, unsent: Some(unsent) }) => {
                     failure = rejection;
@@ -197,23 +199,42 @@ fn copy(request: &Request<RequestBody>) -> Request<RequestBody> {
     copy
 }
 
-/// Makes a head into the one that the backend is sent. Doing it again for another endpoint changes only the Host.
-pub fn towards(head: &mut Parts, inbound: &Inbound, endpoint: &Endpoint, upstream: &Upstream) -> Result<(), Rejection> {
-    let length = framing::request_body(head.version, &head.headers).map_err(Rejection::Framing)?;
-    headers::towards_backend(&mut head.headers, &inbound.ask, host_for(upstream, endpoint, inbound));
+/// Makes a head into the one that backends are sent, but for the Host of one endpoint.
+pub fn prepare(
+    head: &mut Parts,
+    inbound: &Inbound,
+    connection: &ConnContext,
+    serving: &Serving,
+) -> Result<(), Rejection> {
+    let received = std::mem::replace(&mut head.version, Version::HTTP_11);
+    let length = framing::request_body(received, &head.headers).map_err(Rejection::Framing)?;
+    let host = inbound.target.host.value();
+    headers::towards_backend(&mut head.headers, &inbound.ask, host.clone());
     framing::set(&mut head.headers, length);
     head.uri = Uri::from(inbound.target.path_and_query());
-    // hyper writes the version that the head carries; ours is 1.1 (RFC 9110 section 2.5).
-    head.version = Version::HTTP_11;
+    let told = Told {
+        client: inbound.client,
+        trusted: &connection.listener.trusted_proxies,
+        scheme: connection.scheme,
+        host,
+        port: connection.local.0.port(),
+        name: &serving.config.gateway.name,
+        version: received,
+        id: inbound.id.clone(),
+    };
+    forwarded::towards_backend(&mut head.headers, told, serving.config.forwarded);
     Ok(())
 }
 
-fn host_for(upstream: &Upstream, endpoint: &Endpoint, inbound: &Inbound) -> HeaderValue {
-    match &upstream.config.host_header {
-        HostHeader::Client => inbound.target.host.value().clone(),
+/// The Host that this endpoint is sent.
+pub fn set_host(headers: &mut HeaderMap, upstream: &Upstream, endpoint: &Endpoint) {
+    let host = match &upstream.config.host_header {
+        // As the client sent it: it is there already.
+        HostHeader::Client => return,
         HostHeader::Literal(value) => value.clone(),
         HostHeader::Endpoint => endpoint.host(),
-    }
+    };
+    headers.insert(HOST, host);
 }
 
 /// Makes a backend's answer into the one that the client is sent.

@@ -37,6 +37,7 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use self::body::{Body, Carried, Kept};
+use self::client::Client;
 use self::opening::Ask;
 use self::route::RouteTable;
 use self::target::{Form, Target};
@@ -91,6 +92,10 @@ pub struct Inbound {
     pub route: Arc<Route>,
     /// What it asks.
     pub ask: Ask,
+    /// Who it is from.
+    pub client: Client,
+    /// The id as the backend is told it.
+    pub id: HeaderValue,
 }
 
 /// What a request comes to.
@@ -151,6 +156,7 @@ pub async fn handle(mut request: Request<Incoming>, connection: Arc<ConnContext>
 
     // Phase one: what is asked? A failure is the client's.
     let has_body = parts.method != Method::HEAD;
+    let client = know_client(&parts, &connection, &mut record);
     let target = match read_target(&parts, &mut record) {
         // `OPTIONS *` is about the server itself (RFC 9110 section 9.3.7): no route has a say.
         Ok(target) if target.form == Form::Asterisk => {
@@ -159,7 +165,7 @@ pub async fn handle(mut request: Request<Incoming>, connection: Arc<ConnContext>
         Ok(target) => target,
         Err(rejection) => return reject(&rejection, record.end(), connection, has_body),
     };
-    let inbound = match understand(target, &parts, &connection, &serving, &mut record) {
+    let inbound = match understand(target, client, &parts, &connection, &serving, &mut record) {
         Ok(inbound) => inbound,
         Err(rejection) => return reject(&rejection, record.end(), connection, has_body),
     };
@@ -225,9 +231,20 @@ fn read_target(head: &Parts, record: &mut Record) -> Result<Target, Rejection> {
     Ok(target)
 }
 
+/// Who it is from, and by which id it is known: by the word of a trusted proxy, or by the connection alone.
+fn know_client(head: &Parts, connection: &ConnContext, record: &mut Record) -> Client {
+    let client = Client::find(connection.client.0.ip(), &head.headers, &connection.listener.trusted_proxies);
+    record.comes_from(client.address);
+    if let Some(id) = forwarded::id(&head.headers, &client) {
+        record.keep_id(id);
+    }
+    client
+}
+
 /// The route, and then what kind of upgrade: in this order, since the route's list decides what may upgrade.
 fn understand(
     target: Target,
+    client: Client,
     head: &Parts,
     connection: &ConnContext,
     serving: &Serving,
@@ -242,8 +259,12 @@ fn understand(
     match ask {
         Ask::Plain if !route.plain && route.upgrade.is_empty() => Err(Rejection::Route(route::RouteError::NotFound)),
         Ask::Plain if !route.plain => Err(Rejection::PlainRefused),
-        ask => Ok(Inbound { target, route: Arc::clone(route), ask }),
+        ask => Ok(Inbound { target, route: Arc::clone(route), ask, client, id: id_value(record) }),
     }
+}
+
+fn id_value(record: &Record) -> HeaderValue {
+    HeaderValue::try_from(record.id().to_string()).expect("ids are visible characters")
 }
 
 /// Does what the route says.
@@ -258,14 +279,18 @@ async fn act(
     let route = Arc::clone(&inbound.route);
     match &route.action {
         Action::Upstream(name) => {
+            // Without Via there is no name of ours to come back: a match would be another gateway's.
+            if serving.config.forwarded.via && forwarded::is_loop(&parts.headers, &serving.config.gateway.name) {
+                return Err(Rejection::Loop);
+            }
             let upstream = serving.upstream(name);
             match &inbound.ask {
-                Ask::Plain => forward::forward(inbound, parts, body, upstream, connection, record).await,
-                Ask::Upgrade(_) => upgrade::upgrade(inbound, parts, upstream, connection, record).await,
+                Ask::Plain => forward::forward(inbound, parts, body, upstream, connection, serving, record).await,
+                Ask::Upgrade(_) => upgrade::upgrade(inbound, parts, upstream, connection, serving, record).await,
             }
         }
         Action::Respond(fixed) => Ok(respond(fixed).into()),
-        Action::Redirect(redirect) => Ok(redirect_to(redirect, &inbound.target, connection, record).into()),
+        Action::Redirect(redirect) => Ok(redirect_to(redirect, &inbound, connection, record).into()),
         Action::Service(Service::Echo) => echo(&inbound, connection),
         Action::Service(Service::TestPage) => Ok(page().into()),
         Action::Service(Service::Health) => Ok(health(connection).into()),
@@ -373,15 +398,16 @@ fn respond(fixed: &Respond) -> Response<Body> {
     response
 }
 
-fn redirect_to(redirect: &Redirect, target: &Target, connection: &ConnContext, record: &Record) -> Response<Body> {
-    let location = fill(&redirect.to, target, connection, record);
+fn redirect_to(redirect: &Redirect, inbound: &Inbound, connection: &ConnContext, record: &Record) -> Response<Body> {
+    let location = fill(&redirect.to, inbound, connection, record);
     let location = HeaderValue::try_from(location).expect("pieces of a head and of a checked template fit a header");
     let mut response = empty(redirect.status);
     response.headers_mut().insert(LOCATION, location);
     response
 }
 
-fn fill(template: &Template, target: &Target, connection: &ConnContext, record: &Record) -> String {
+fn fill(template: &Template, inbound: &Inbound, connection: &ConnContext, record: &Record) -> String {
+    let target = &inbound.target;
     let mut filled = String::new();
     for piece in &template.0 {
         match piece {
@@ -392,7 +418,7 @@ fn fill(template: &Template, target: &Target, connection: &ConnContext, record: 
             Piece::Uri => filled.push_str(target.uri()),
             Piece::Scheme => filled.push_str(connection.scheme.as_str()),
             Piece::Id => filled.push_str(&record.id().to_string()),
-            Piece::ClientAddress => filled.push_str(&connection.client.0.ip().to_string()),
+            Piece::ClientAddress => filled.push_str(&inbound.client.address.to_string()),
         }
     }
     filled

@@ -8,10 +8,10 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
 use super::body::Body;
-use super::forward::{towards, towards_client};
+use super::forward::{prepare, set_host, towards_client};
 use super::opening::{Ask, UpgradeRequest};
 use super::upload::RequestBody;
-use super::{Answer, Far, Inbound, Plain, Switch, headers, place_for_tunnel};
+use super::{Answer, Far, Inbound, Plain, Serving, Switch, headers, place_for_tunnel};
 use crate::downstream::connection::ConnContext;
 use crate::record::Record;
 use crate::rejection::Rejection;
@@ -24,12 +24,14 @@ use crate::upstream::http1::Exchange;
 /// 101, so it may be sent again as long as no byte of an answer has come.
 pub async fn upgrade(
     inbound: Inbound,
-    parts: Parts,
+    mut parts: Parts,
     upstream: &Upstream,
     connection: &ConnContext,
+    serving: &Serving,
     record: &mut Record,
 ) -> Result<Answer, Rejection> {
     let place = place_for_tunnel(connection)?;
+    prepare(&mut parts, &inbound, connection, serving)?;
     let mut dial = Dial::new(upstream, &connection.worker.tcp, inbound.route.timeouts.connect);
     let mut failure = Rejection::NoEndpoint;
     loop {
@@ -44,7 +46,7 @@ pub async fn upgrade(
         };
         let exchange = Exchange::over(stream, &connection.listener.limits).await.map_err(Rejection::Exchange)?;
         let mut head = parts.clone();
-        towards(&mut head, &inbound, endpoint.endpoint(), upstream)?;
+        set_host(&mut head.headers, upstream, endpoint.endpoint());
         match ask_for(exchange, head, &inbound).await {
             Ok((exchange, response)) => {
                 return conclude(exchange, response, &inbound, &parts.method, endpoint, place).await;
