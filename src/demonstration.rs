@@ -23,6 +23,10 @@ pub const ADDRESS: &str = "127.0.0.1:8080";
 /// Where it listens with TLS, with a certificate made at start.
 pub const TLS_ADDRESS: &str = "127.0.0.1:8443";
 
+/// What it says when it is there.
+pub const GREETING: &str = "Spliceway's demonstration: open http://127.0.0.1:8080/ in a browser, or \
+                            https://127.0.0.1:8443/ (its certificate is made at start); Ctrl-C ends it.";
+
 /// Messages larger than this are refused by the small backend.
 const MAX_MESSAGE: usize = 1024 * 1024;
 

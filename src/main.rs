@@ -83,25 +83,20 @@ fn refuse(error: &ConfigError) -> ExitCode {
 fn run(file: Option<&Path>) -> ExitCode {
     let Some(file) = file else { return demonstrate() };
     match Config::load(file) {
-        Ok(config) => serve(config),
+        Ok(config) => serve(config, None),
         Err(error) => refuse(&error),
     }
 }
 
 fn demonstrate() -> ExitCode {
     match demonstration::start() {
-        Ok(config) => {
-            let (plain, tls) = (demonstration::ADDRESS, demonstration::TLS_ADDRESS);
-            eprintln!(
-                "Spliceway's demonstration: http://{plain}/ and https://{tls}/ (its certificate is made at start)."
-            );
-            serve(config)
-        }
+        Ok(config) => serve(config, Some(demonstration::GREETING)),
         Err(error) => cannot_start(&error),
     }
 }
 
-fn serve(config: Config) -> ExitCode {
+/// `greeting` is said once everything is bound, so that it is never said in vain.
+fn serve(config: Config, greeting: Option<&str>) -> ExitCode {
     let log = config.log.clone();
     let output = match Output::open(&log.file) {
         Ok(output) => output,
@@ -115,6 +110,9 @@ fn serve(config: Config) -> ExitCode {
         Ok(bound) => bound,
         Err(error) => return cannot_start(&error),
     };
+    if let Some(greeting) = greeting {
+        eprintln!("{greeting}");
+    }
     let (_keep, stop) = Stop::channel();
     match bound.run(stop) {
         Ok(Ended { cut: 0 }) => ExitCode::SUCCESS,

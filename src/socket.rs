@@ -7,6 +7,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::SocketFlags;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
@@ -134,6 +135,13 @@ pub fn accept(listening: &impl AsFd) -> io::Result<(TcpStream, ClientAddr)> {
     let address = address.ok_or_else(|| io::Error::other("a connection without an address"))?;
     let address = SocketAddr::try_from(address).map_err(|_| io::Error::other("a connection without an IP address"))?;
     Ok((socket.into(), ClientAddr(address)))
+}
+
+/// Whether a connection waits in the accept queue.
+pub fn has_waiting(listening: &impl AsFd) -> bool {
+    let mut asked = [PollFd::new(listening, PollFlags::IN)];
+    // An error leaves the accept to find it.
+    !matches!(rustix::event::poll(&mut asked, Some(&Timespec::default())), Ok(0))
 }
 
 /// The next close of this socket discards what was not sent and says RST instead of FIN.

@@ -104,7 +104,8 @@ fn a_refused_connect_goes_to_the_next_endpoint() {
         }
         peer.expect_end();
     });
-    let gateway = gateway(&addresses(&[refused, backend.address()]), "", "");
+    // Without a pool each request dials, too.
+    let gateway = gateway(&addresses(&[refused, backend.address()]), "", "pool = \"off\"");
     for round in 1..=4 {
         let (tunnel, _) = Client::upgrade(gateway.address("web"), "/");
         drop(tunnel);

@@ -9,6 +9,7 @@ use std::{fs, panic, thread};
 
 use serde_json::Value;
 use spliceway::config::{Config, LogFile};
+use spliceway::downstream::addr::ListenAddr;
 use spliceway::downstream::connection::{Accepted, ConnContext, serve};
 use spliceway::downstream::seat::{ConnectionBudget, PlacesOfClient, Seat};
 use spliceway::proxy::{self, Serving};
@@ -57,13 +58,16 @@ impl Worker {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             let accept = async move {
                 let socket = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-                bound.send(socket.local_addr().expect("its address")).expect("the test waits");
+                let address = socket.local_addr().expect("its address");
+                let local = ListenAddr(address);
+                bound.send(address).expect("the test waits");
                 loop {
                     let permits = budget.take().await;
                     let (stream, client) = socket.accept().await.expect("a connection");
                     let client = spliceway::downstream::addr::ClientAddr(client);
                     let seat = Seat::new(shared.registry.enter(client), Some(permits), PlacesOfClient::none());
-                    let accepted = Accepted { stream, client, seat, listener: Arc::clone(&listener) };
+                    let listener = Arc::clone(&listener);
+                    let accepted = Accepted { stream, client, local, seat, listener };
                     worker::spawn_tunnel(serve(accepted, Arc::clone(&shared), handle));
                 }
             };

@@ -83,9 +83,15 @@ impl Queue {
             let mut ready = self.socket.readable().await?;
             let permits = match self.budget.try_take() {
                 Some(permits) => permits,
+                // Readiness outlives the last accept: only now that there is no place is it worth asking the kernel.
+                None if !socket::has_waiting(ready.get_inner()) => {
+                    ready.clear_ready();
+                    continue;
+                }
                 None => {
                     if !std::mem::replace(&mut self.full, true) {
-                        tracing::warn!(listener = %self.config.name, "the limit of connections is reached; accepting pauses");
+                        let listener = &self.config.name;
+                        tracing::warn!(%listener, "the limit of connections is reached; accepting pauses");
                     }
                     self.budget.take().await
                 }

@@ -36,17 +36,18 @@ pub struct Permits {
     _listener: Option<OwnedSemaphorePermit>,
 }
 
-/// One client's places: in the gateway's budget for each client, and in the listener's own, where they are set.
+/// One client's places: in the gateway's budget for each client, and in the listener's own, where they are set. Boxed: most
+/// gateways set neither, and every tunnel would carry the room for both.
 #[derive(Debug)]
+#[expect(clippy::box_collection, reason = "one pointer in every tunnel instead of two or three words")]
 pub struct PlacesOfClient {
-    _gateway: Option<PlaceOfClient>,
-    _listener: Option<PlaceOfClient>,
+    _places: Option<Box<Vec<PlaceOfClient>>>,
 }
 
 impl PlacesOfClient {
     /// Of a connection that is in nobody's budget.
     pub fn none() -> Self {
-        Self { _gateway: None, _listener: None }
+        Self { _places: None }
     }
 }
 
@@ -77,12 +78,9 @@ impl ConnectionBudget {
 
     /// This client's places; None when it has as many as it may.
     pub fn take_for(&self, client: ClientAddr) -> Option<PlacesOfClient> {
-        let take = |budget: &Option<Arc<ClientBudget>>| match budget {
-            Some(budget) => budget.take(client).map(Some),
-            None => Some(None),
-        };
-        let listener = take(&self.listener_per_client)?;
-        Some(PlacesOfClient { _gateway: take(&self.gateway_per_client)?, _listener: listener })
+        let budgets = [&self.listener_per_client, &self.gateway_per_client];
+        let places: Vec<_> = budgets.into_iter().flatten().map(|budget| budget.take(client)).collect::<Option<_>>()?;
+        Some(PlacesOfClient { _places: (!places.is_empty()).then(|| Box::new(places)) })
     }
 
     /// A place in both, if both have one now.

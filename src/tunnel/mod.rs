@@ -333,6 +333,7 @@ mod tests {
     #[test]
     #[cfg(target_pointer_width = "64")]
     fn the_size_of_a_tunnel() {
-        assert_eq!(size_of::<Tunnel>(), 472);
+        // 472 and, since a side may be TLS and a client may have a budget, two words for these.
+        assert_eq!(size_of::<Tunnel>(), 488);
     }
 }
