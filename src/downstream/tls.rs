@@ -37,11 +37,11 @@ pub enum TlsError {
     /// No certificate in it.
     NoCertificate(PathBuf),
     /// A certificate that cannot be understood.
-    BadCertificate(PathBuf, String),
+    BadCertificate(PathBuf),
     /// No private key in it.
     NoKey(PathBuf),
     /// A key that cannot be used.
-    BadKey(PathBuf, rustls::Error),
+    BadKey(PathBuf, String),
     /// The key is another certificate's.
     Mismatch,
     /// Anything else that rustls will not work with.
@@ -53,7 +53,7 @@ impl Tls {
     pub fn load(certificate: &Path, key: &Path) -> Result<Self, TlsError> {
         let chain = read_certificates(certificate)?;
         let leaf = chain.first().ok_or_else(|| TlsError::NoCertificate(certificate.into()))?;
-        let expires = expiry(leaf).map_err(|problem| TlsError::BadCertificate(certificate.into(), problem))?;
+        let expires = expiry(leaf).ok_or_else(|| TlsError::BadCertificate(certificate.into()))?;
         let key_der = read_key(key)?;
         Self::new(chain, key_der, expires, key)
     }
@@ -108,7 +108,7 @@ fn settings(mut config: ServerConfig) -> Result<ServerConfig, rustls::Error> {
 fn told_apart(error: rustls::Error, key: &Path) -> TlsError {
     match error {
         rustls::Error::InconsistentKeys(_) => TlsError::Mismatch,
-        rustls::Error::General(_) => TlsError::BadKey(key.into(), error),
+        rustls::Error::General(problem) => TlsError::BadKey(key.into(), problem),
         other => TlsError::Refused(other),
     }
 }
@@ -125,9 +125,9 @@ fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
         .ok_or_else(|| TlsError::NoKey(path.into()))
 }
 
-fn expiry(leaf: &CertificateDer<'_>) -> Result<SystemTime, String> {
-    let (_, parsed) = x509_parser::parse_x509_certificate(leaf).map_err(|error| error.to_string())?;
-    Ok(parsed.validity().not_after.to_datetime().into())
+fn expiry(leaf: &CertificateDer<'_>) -> Option<SystemTime> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(leaf).ok()?;
+    Some(parsed.validity().not_after.to_datetime().into())
 }
 
 impl fmt::Debug for Tls {
@@ -144,11 +144,13 @@ impl fmt::Display for TlsError {
             Self::NoCertificate(path) => {
                 write!(f, "{} holds no certificate (-----BEGIN CERTIFICATE-----)", path.display())
             }
-            Self::BadCertificate(path, problem) => {
-                write!(f, "the certificate in {} cannot be understood: {problem}", path.display())
+            Self::BadCertificate(path) => {
+                write!(f, "what {} holds as a certificate is none", path.display())
             }
             Self::NoKey(path) => write!(f, "{} holds no private key (-----BEGIN PRIVATE KEY-----)", path.display()),
-            Self::BadKey(path, error) => write!(f, "the private key in {} cannot be used: {error}", path.display()),
+            Self::BadKey(path, problem) => {
+                write!(f, "the private key in {} cannot be used: {problem}", path.display())
+            }
             Self::Mismatch => f.write_str("the private key is not the one of the certificate"),
             Self::Refused(error) => write!(f, "the certificate cannot be used: {error}"),
         }

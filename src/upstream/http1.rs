@@ -43,8 +43,6 @@ pub struct Exchange {
 pub struct Connection {
     sender: SendRequest<RequestBody>,
     answered: Arc<AtomicBool>,
-    /// It has been asked before, so it may have died since.
-    pub was_used: bool,
 }
 
 /// A request that got no answer.
@@ -61,7 +59,7 @@ impl Connection {
     pub async fn over(stream: TcpStream, limits: &ClientLimits) -> Result<Self, ExchangeError> {
         let (sender, driver, answered) = shake_hands(stream, limits).await?;
         worker::spawn_driver(driver);
-        Ok(Self { sender, answered, was_used: false })
+        Ok(Self { sender, answered })
     }
 
     /// Sends the request and waits for the head of its answer. Dropping the future closes the connection.
