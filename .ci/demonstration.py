@@ -8,13 +8,15 @@ import hashlib
 import os
 import signal
 import socket
+import ssl
 import struct
 import subprocess
 import sys
 import time
 import urllib.request
 
-ADDRESS = ("127.0.0.1", 8080)
+PLAIN = ("127.0.0.1", 8080)
+TLS = ("127.0.0.1", 8443)
 GUARD = 60  # seconds until something that does not come is a failure; nothing here measures speed
 
 
@@ -24,9 +26,10 @@ def main():
     gateway = subprocess.Popen(["cargo", "run", "--release", "--locked", "--quiet"])
     try:
         wait_until_it_listens(gateway)
-        check_page()
-        for path in ("/echo", "/backend"):
-            check_websocket(path)
+        for address in (PLAIN, TLS):
+            check_page(address)
+            for path in ("/echo", "/backend"):
+                check_websocket(address, path)
         gateway.send_signal(signal.SIGTERM)
         code = gateway.wait(timeout=GUARD)
         expect(code == 0, f"exit code {code} after SIGTERM")
@@ -40,28 +43,43 @@ def main():
 def wait_until_it_listens(gateway):
     start = time.monotonic()
     while True:
-        expect(gateway.poll() is None, f"the gateway ended with {gateway.returncode}; is port {ADDRESS[1]} taken?")
+        expect(gateway.poll() is None, f"the gateway ended with {gateway.returncode}; is port {PLAIN[1]} or {TLS[1]} taken?")
         expect(time.monotonic() - start < GUARD, "the gateway does not listen")
         try:
-            socket.create_connection(ADDRESS, timeout=GUARD).close()
+            for address in (PLAIN, TLS):
+                socket.create_connection(address, timeout=GUARD).close()
             return
         except ConnectionRefusedError:
             time.sleep(0.05)
 
 
-def check_page():
-    with urllib.request.urlopen(f"http://{ADDRESS[0]}:{ADDRESS[1]}/", timeout=GUARD) as answer:
+def trusting_all():
+    """The demonstration's certificate is made at start: nobody can know it."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def connect(address):
+    stream = socket.create_connection(address, timeout=GUARD)
+    return trusting_all().wrap_socket(stream) if address == TLS else stream
+
+
+def check_page(address):
+    url = f"{'https' if address == TLS else 'http'}://{address[0]}:{address[1]}/"
+    with urllib.request.urlopen(url, timeout=GUARD, context=trusting_all()) as answer:
         kind, page = answer.headers.get_content_type(), answer.read().decode()
     expect(kind == "text/html", f"the page is {kind}")
     expect("WebSocket" in page, "the page does not speak of WebSocket")
 
 
-def check_websocket(path):
+def check_websocket(address, path):
     key = base64.b64encode(os.urandom(16)).decode()
     accept = base64.b64encode(hashlib.sha1((key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11").encode()).digest()).decode()
-    with socket.create_connection(ADDRESS, timeout=GUARD) as peer, peer.makefile("rb") as reader:
+    with connect(address) as peer, peer.makefile("rb") as reader:
         peer.sendall(
-            f"GET {path} HTTP/1.1\r\nHost: {ADDRESS[0]}:{ADDRESS[1]}\r\nUpgrade: websocket\r\n"
+            f"GET {path} HTTP/1.1\r\nHost: {address[0]}:{address[1]}\r\nUpgrade: websocket\r\n"
             f"Connection: Upgrade\r\nSec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
         )
         status = reader.readline().decode()
