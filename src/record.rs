@@ -110,6 +110,8 @@ struct Fields {
     rejected: bool,
     sent: u64,
     received: u64,
+    /// Counts a request's body where it is moved, so that its bytes are told however the request ends.
+    upload: Option<Arc<AtomicU64>>,
     tunnel: Option<TunnelFields>,
 }
 
@@ -140,6 +142,7 @@ impl Record {
             rejected: false,
             sent: 0,
             received: 0,
+            upload: None,
             tunnel: None,
         };
         Self { sink: Arc::clone(sink), fields: Box::new(fields), forgotten: false }
@@ -209,9 +212,9 @@ impl Record {
         self.fields.rejected = true;
     }
 
-    /// Bytes of the request's body, client to server.
-    pub fn add_sent(&mut self, bytes: u64) {
-        self.fields.sent += bytes;
+    /// The request has a body: its bytes, client to server, are those that this counts.
+    pub fn uploads(&mut self) -> Arc<AtomicU64> {
+        Arc::clone(self.fields.upload.get_or_insert_default())
     }
 
     /// Bytes of the answer's body, server to client.
@@ -279,7 +282,7 @@ impl Fields {
         put("path", self.path.as_ref().map(|path| json!(path)));
         put("status", self.status.map(|status| json!(status.as_u16())));
         put("cause", self.cause.as_ref().map(|cause| json!(cause)));
-        put("sent", Some(json!(self.sent)));
+        put("sent", Some(json!(self.upload.as_ref().map_or(self.sent, |bytes| bytes.load(Ordering::Relaxed)))));
         put("received", Some(json!(self.received)));
         match &self.tunnel {
             None => put("took_ms", Some(milliseconds(self.began, Instant::now()))),

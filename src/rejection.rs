@@ -10,6 +10,7 @@ use crate::proxy::framing::FramingError;
 use crate::proxy::opening::{AnswerError, OpeningError};
 use crate::proxy::route::RouteError;
 use crate::proxy::target::TargetError;
+use crate::proxy::upload::BodyFault;
 use crate::record::Record;
 use crate::upstream::connect::ConnectError;
 use crate::upstream::http1::ExchangeError;
@@ -49,6 +50,8 @@ pub enum Rejection {
     UpgradeTimedOut,
     /// The backend did not answer in time.
     ResponseTimedOut,
+    /// The request's body broke off.
+    Body(BodyFault),
     /// The client stopped within its request's body.
     BodyTooSlow,
     /// The backend stopped taking the request's body.
@@ -62,7 +65,7 @@ impl Rejection {
             Self::Framing(error) => framing_status(error),
             Self::Target(error) => target_status(error),
             Self::Route(RouteError::NotFound) => StatusCode::NOT_FOUND,
-            Self::Route(RouteError::AmbiguousPath) => StatusCode::BAD_REQUEST,
+            Self::Route(RouteError::AmbiguousPath) | Self::Body(_) => StatusCode::BAD_REQUEST,
             Self::Opening(error) => opening_status(error),
             Self::PlainRefused => StatusCode::UPGRADE_REQUIRED,
             Self::Loop => StatusCode::LOOP_DETECTED,
@@ -125,7 +128,7 @@ impl Rejection {
 
     /// After these nobody can be sure where the next request begins.
     fn ends_connection(&self) -> bool {
-        matches!(self, Self::Framing(_) | Self::Target(_) | Self::BodyTooSlow | Self::BodyNotTaken)
+        matches!(self, Self::Framing(_) | Self::Target(_) | Self::Body(_) | Self::BodyTooSlow | Self::BodyNotTaken)
     }
 }
 
@@ -235,6 +238,7 @@ impl fmt::Display for Rejection {
             Self::UnaskedSwitch => f.write_str("the backend answered 101 to a request that is no upgrade"),
             Self::UpgradeTimedOut => f.write_str("the backend did not answer within timeouts.upgrade"),
             Self::ResponseTimedOut => f.write_str("the backend did not answer within timeouts.response_head"),
+            Self::Body(fault) => fault.fmt(f),
             Self::BodyTooSlow => f.write_str("the client sent nothing of its body for timeouts.stall"),
             Self::BodyNotTaken => f.write_str("the backend took nothing of the body for timeouts.stall"),
         }

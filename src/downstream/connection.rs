@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Request, Response};
+use hyper::{Request, Response, Version};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -100,6 +100,10 @@ struct Timing {
     stall: Duration,
     /// The client has ended its direction.
     client_ended: bool,
+    /// The request at hand is of HTTP/1.0: the end of the connection may be the end of its answer.
+    ends_by_close: bool,
+    /// An answer ended before its end.
+    broke_off: bool,
     /// A drain waits until then for the request that is about to come.
     grace: Option<Instant>,
 }
@@ -129,7 +133,7 @@ where
     };
     let connection = Arc::new(ConnContext::new(client, local, listener, scheme, worker, &seat));
     let service = service_fn(|request| {
-        connection.serving();
+        connection.serving(request.version());
         let answer = handle(request, Arc::clone(&connection));
         async { Ok::<_, Infallible>(answer.await) }
     });
@@ -231,6 +235,7 @@ async fn finish(io: TunnelIo, end: End, connection: &ConnContext) {
     }
     match fault {
         Some(ConnectionFault::WriteStalled) => io.abort(),
+        _ if connection.must_reset() => io.abort(),
         _ if ended => {}
         fault => {
             connection.entry.closes();
@@ -279,6 +284,8 @@ impl ConnContext {
             write_waits: None,
             stall: listener.timeouts.request_head,
             client_ended: false,
+            ends_by_close: false,
+            broke_off: false,
             grace: None,
         };
         Self {
@@ -313,8 +320,9 @@ impl ConnContext {
         self.timing().stall = stall;
     }
 
-    fn serving(&self) {
+    fn serving(&self, version: Version) {
         let mut timing = self.timing();
+        timing.ends_by_close = version < Version::HTTP_11;
         timing.phase = Phase::Service;
         timing.grace = None;
     }
@@ -325,6 +333,17 @@ impl ConnContext {
         timing.phase = Phase::Idle;
         timing.since = Instant::now();
         timing.begun = false;
+    }
+
+    /// The answer at hand will not be whole.
+    pub fn answer_broke_off(&self) {
+        self.timing().broke_off = true;
+    }
+
+    /// Whether a FIN would make an answer look whole that is not (RFC 9112 section 8: no length, no chunks, just the end).
+    fn must_reset(&self) -> bool {
+        let timing = self.timing();
+        timing.broke_off && timing.ends_by_close
     }
 
     fn note_cut(&self, end: &End) {

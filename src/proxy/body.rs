@@ -39,7 +39,8 @@ enum Content {
 struct Forwarded {
     incoming: Incoming,
     stall: Duration,
-    moved: Instant,
+    /// Since when more is waited for. Not while a slow client takes what is there: that is no silence of the backend.
+    waiting: Option<Instant>,
     alarm: Option<Alarm>,
 }
 
@@ -50,7 +51,7 @@ pub struct Carried {
     pub record: Record,
     /// The use of the endpoint that it comes from.
     pub endpoint: Option<EndpointGuard>,
-    /// The bytes of the request's body, when it had one.
+    /// How the request's body fares, when it has one.
     pub request_body: Option<Arc<Progress>>,
     /// The backend's connection, when it may be asked again after this answer.
     pub kept: Option<Kept>,
@@ -92,7 +93,7 @@ impl Body {
 
     /// A backend's bytes as they come, unless it is silent for longer than `stall`.
     pub fn forwarded(incoming: Incoming, stall: Duration) -> Self {
-        let forwarded = Forwarded { incoming, stall, moved: Instant::now(), alarm: None };
+        let forwarded = Forwarded { incoming, stall, waiting: None, alarm: None };
         Self { content: Content::Forwarded(forwarded), carried: None }
     }
 
@@ -112,7 +113,7 @@ impl HttpBody for Body {
         if let Some(carried) = &mut self.carried {
             match &polled {
                 Poll::Ready(Some(Ok(frame))) => carried.record.add_received(data_len(frame)),
-                Poll::Ready(Some(Err(error))) => carried.record.because(error.to_string()),
+                Poll::Ready(Some(Err(error))) => carried.broke_off(error),
                 _ => {}
             }
         }
@@ -155,10 +156,10 @@ impl Content {
 impl Forwarded {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(cx) {
-            self.moved = Instant::now();
+            self.waiting = None;
             return Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Broken)));
         }
-        let due = self.moved + self.stall;
+        let due = *self.waiting.get_or_insert_with(Instant::now) + self.stall;
         let alarm = self.alarm.get_or_insert_with(|| Alarm::new(due));
         while alarm.poll(due, cx).is_ready() {
             if due <= Instant::now() {
@@ -181,15 +182,21 @@ impl Carried {
             self.connection.worker.pool.put(kept.connection, endpoint.state(), &kept.settings);
         }
     }
+
+    /// The answer ends before its end. When the request's body failed, the exchange with the backend did for that reason.
+    fn broke_off(&mut self, error: &BodyError) {
+        match self.request_body.as_ref().and_then(|body| body.fault()) {
+            Some(fault) => self.record.because(fault.to_string()),
+            None => self.record.because(error.to_string()),
+        }
+        self.connection.answer_broke_off();
+    }
 }
 
 impl Drop for Body {
     fn drop(&mut self) {
         let finished = self.is_end_stream();
         let Some(mut carried) = self.carried.take() else { return };
-        if let Some(progress) = &carried.request_body {
-            carried.record.add_sent(progress.bytes());
-        }
         if finished {
             carried.keep_connection();
         } else if carried.has_body {

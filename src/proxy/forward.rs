@@ -37,7 +37,7 @@ pub async fn forward(
     record: &mut Record,
 ) -> Result<Answer, Rejection> {
     let method = parts.method.clone();
-    let (body, progress) = RequestBody::new(body, headers::expects_continue(&parts));
+    let (body, progress) = RequestBody::new(body, headers::expects_continue(&parts), record);
     let mut head = parts;
     prepare(&mut head, &inbound, connection, serving)?;
     let mut attempt = Attempt {
@@ -147,7 +147,11 @@ impl Attempt<'_> {
         let mut alarm = Alarm::new(Instant::now() + timeouts.stall.min(timeouts.response_head));
         poll_fn(|cx| {
             if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
-                return Poll::Ready(answer.map_err(Failed::from));
+                // A request's body that fails makes the exchange fail, and hyper blames the exchange.
+                return Poll::Ready(answer.map_err(|unanswered| match self.progress.fault() {
+                    Some(fault) => Failed { rejection: Rejection::Body(fault), unsent: None },
+                    None => Failed::from(unanswered),
+                }));
             }
             loop {
                 let (due, rejection) = deadline(self.progress.upload(), timeouts);

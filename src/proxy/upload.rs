@@ -4,8 +4,11 @@
 //! asked for before the backend wants it (RFC 9110 section 10.1.1): its gate is shut until the backend's 100, or for a
 //! second, since not every backend knows the expectation.
 
+use std::error::Error;
 use std::fmt;
+use std::io;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
@@ -15,6 +18,7 @@ use http::{Request, StatusCode};
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 
 use super::body::data_len;
+use crate::record::Record;
 use crate::tunnel::alarm::Alarm;
 
 /// How long a client's body waits for a backend that says nothing.
@@ -24,6 +28,8 @@ const CONTINUE_WAIT: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct RequestBody {
     incoming: Option<Incoming>,
+    /// The record's count of it.
+    bytes: Option<Arc<AtomicU64>>,
     progress: Arc<Progress>,
     alarm: Option<Alarm>,
 }
@@ -34,10 +40,11 @@ pub struct Progress(Mutex<Uploaded>);
 
 #[derive(Debug)]
 struct Uploaded {
-    bytes: u64,
+    /// Since when the one that is waited for has done nothing.
     moved: Instant,
     awaits_client: bool,
     whole: bool,
+    fault: Option<BodyFault>,
     gate: Gate,
 }
 
@@ -63,6 +70,15 @@ pub enum Upload {
     AwaitsBackend(Instant),
 }
 
+/// What is wrong with a request's body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BodyFault {
+    /// The client left before it was whole.
+    Left,
+    /// It is not chunked as it says.
+    Malformed,
+}
+
 /// Why a body ends early.
 #[derive(Debug)]
 pub enum UploadError {
@@ -74,16 +90,16 @@ pub enum UploadError {
 
 impl RequestBody {
     /// A body to forward, and its progress to watch. `expects_continue`: the client waits to be told.
-    pub fn new(incoming: Incoming, expects_continue: bool) -> (Self, Arc<Progress>) {
+    pub fn new(incoming: Incoming, expects_continue: bool, record: &mut Record) -> (Self, Arc<Progress>) {
         let whole = incoming.is_end_stream();
         let progress = Progress::new(whole, expects_continue && !whole);
-        let incoming = (!whole).then_some(incoming);
-        (Self { incoming, progress: Arc::clone(&progress), alarm: None }, progress)
+        let (incoming, bytes) = if whole { (None, None) } else { (Some(incoming), Some(record.uploads())) };
+        (Self { incoming, bytes, progress: Arc::clone(&progress), alarm: None }, progress)
     }
 
     /// No body: an upgrade request has none.
     pub fn none() -> Self {
-        Self { incoming: None, progress: Progress::new(true, false), alarm: None }
+        Self { incoming: None, bytes: None, progress: Progress::new(true, false), alarm: None }
     }
 
     /// Whether there is none.
@@ -118,7 +134,7 @@ impl Progress {
     fn new(whole: bool, shut: bool) -> Arc<Self> {
         let now = Instant::now();
         let gate = if shut { Gate::Shut { until: now + CONTINUE_WAIT, waits: None } } else { Gate::Open };
-        Arc::new(Self(Mutex::new(Uploaded { bytes: 0, moved: now, awaits_client: false, whole, gate })))
+        Arc::new(Self(Mutex::new(Uploaded { moved: now, awaits_client: false, whole, fault: None, gate })))
     }
 
     /// Opens the gate when the backend says 100 to this request.
@@ -155,9 +171,9 @@ impl Progress {
         true
     }
 
-    /// Bytes handed over so far.
-    pub fn bytes(&self) -> u64 {
-        self.lock().bytes
+    /// What is wrong with it, if something is.
+    pub fn fault(&self) -> Option<BodyFault> {
+        self.lock().fault
     }
 
     /// Whether all of it was handed over.
@@ -175,13 +191,16 @@ impl Progress {
         }
     }
 
-    fn note<E>(&self, polled: &Poll<Option<Result<Frame<Bytes>, E>>>) {
+    fn note(&self, polled: &Poll<Option<Result<Frame<Bytes>, UploadError>>>) {
         let mut uploaded = self.lock();
-        uploaded.awaits_client = polled.is_pending();
+        let awaited_client = std::mem::replace(&mut uploaded.awaits_client, polled.is_pending());
         match polled {
-            Poll::Ready(Some(Ok(frame))) => uploaded.bytes += data_len(frame),
+            Poll::Ready(Some(Ok(_))) => {}
+            Poll::Ready(Some(Err(error))) => uploaded.fault = BodyFault::of(error),
             Poll::Ready(None) => uploaded.whole = true,
-            _ => return,
+            // To be asked for more means that the backend has taken what there was: the client's time begins.
+            Poll::Pending if !awaited_client => {}
+            Poll::Pending => return,
         }
         uploaded.moved = Instant::now();
     }
@@ -203,6 +222,9 @@ impl HttpBody for RequestBody {
         ready!(self.poll_gate(cx))?;
         let polled = self.poll_incoming(cx);
         self.progress.note(&polled);
+        if let (Some(bytes), Poll::Ready(Some(Ok(frame)))) = (&self.bytes, &polled) {
+            bytes.fetch_add(data_len(frame), Ordering::Relaxed);
+        }
         // hyper does not ask again once it has sent as much as Content-Length says.
         if self.is_end_stream() {
             self.progress.end();
@@ -219,6 +241,27 @@ impl HttpBody for RequestBody {
     }
 }
 
+impl BodyFault {
+    /// hyper tells it by the kind of the error beneath its own.
+    fn of(error: &UploadError) -> Option<Self> {
+        let UploadError::Client(error) = error else { return None };
+        let io = error.source().and_then(|source| source.downcast_ref::<io::Error>()).map(io::Error::kind);
+        match io {
+            Some(io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData) => Some(Self::Malformed),
+            _ => Some(Self::Left),
+        }
+    }
+}
+
+impl fmt::Display for BodyFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Left => "the client left within the body",
+            Self::Malformed => "the body is not chunked as it says",
+        })
+    }
+}
+
 impl fmt::Display for UploadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -228,4 +271,4 @@ impl fmt::Display for UploadError {
     }
 }
 
-impl std::error::Error for UploadError {}
+impl Error for UploadError {}

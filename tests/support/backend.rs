@@ -145,6 +145,11 @@ pub fn silent(mut peer: Peer) {
     peer.read_to_end();
 }
 
+/// The same, whether the end is a FIN or a RST: for a client that leaves in either way.
+pub fn silent_to_end(mut peer: Peer) {
+    while peer.try_read_some().is_ok_and(|bytes| !bytes.is_empty()) {}
+}
+
 /// Reads an opening handshake and answers a correct 101; gives the request's head.
 pub fn accept_websocket(peer: &mut Peer) -> String {
     let head = peer.read_head();
