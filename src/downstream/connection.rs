@@ -378,7 +378,13 @@ impl ConnContext {
     /// What hyper's error was, where no request has a record for it.
     fn fault(&self, error: &hyper::Error) -> Option<ConnectionFault> {
         let timing = self.timing();
-        (timing.phase == Phase::Head && timing.begun).then(|| ConnectionFault::from_hyper(error))
+        let within_head = match timing.phase {
+            Phase::Head => timing.begun,
+            Phase::Service => false,
+            // A head that came in one piece with the request before it was read before its time.
+            Phase::Idle => error.is_parse() || error.is_parse_too_large(),
+        };
+        within_head.then(|| ConnectionFault::from_hyper(error))
     }
 
     fn poll_deadline(&self, alarm: &mut Alarm, cx: &mut Context<'_>) -> Poll<ConnectionFault> {

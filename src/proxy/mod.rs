@@ -147,9 +147,19 @@ impl From<Response<Body>> for Answer {
 }
 
 /// Answers one request of a connection.
-pub async fn handle(mut request: Request<Incoming>, connection: Arc<ConnContext>) -> Response<Body> {
+pub fn handle(request: Request<Incoming>, connection: Arc<ConnContext>) -> impl Future<Output = Response<Body>> + Send {
+    // Before the first poll: when a client's end comes right behind its request, hyper drops the future without one.
     let mut record = Unanswered::new(&connection);
+    record.asks(request.method(), None, request.uri().path());
     connection.worker.cell.requests.add(1);
+    answer(request, record, connection)
+}
+
+async fn answer(
+    mut request: Request<Incoming>,
+    mut record: Unanswered,
+    connection: Arc<ConnContext>,
+) -> Response<Body> {
     let upgrade = hyper::upgrade::on(&mut request);
     let serving = connection.worker.serving();
     let (parts, body) = request.into_parts();
@@ -224,7 +234,6 @@ impl Drop for Unanswered {
 
 /// Host, target and framing: what makes the request a request at all.
 fn read_target(head: &Parts, record: &mut Record) -> Result<Target, Rejection> {
-    record.asks(&head.method, None, head.uri.path());
     let target = Target::parse(&head.method, &head.uri, &head.headers).map_err(Rejection::Target)?;
     record.asks(&head.method, Some(&target.host.name), target.path.raw());
     framing::request_body(head.version, &head.headers).map_err(Rejection::Framing)?;
