@@ -51,6 +51,7 @@ impl Sink {
             LogFormat::Json => json_line(&pairs),
             LogFormat::Text => text_line(&pairs),
         };
+        escape_hidden(&mut line);
         line.push('\n');
         // The queue takes it or counts it as dropped; it never fails and never waits.
         let _ = self.lines.clone().write_all(line.as_bytes());
@@ -317,6 +318,19 @@ fn json_line(pairs: &[Pair]) -> String {
     line
 }
 
+/// JSON escapes what is a control character in ASCII, and no other. Those of Unicode begin commands to a terminal (U+009B)
+/// or end a line for some readers (U+0085, U+2028), and what turns or hides text makes a line look like another.
+fn escape_hidden(line: &mut String) {
+    let hidden = |char: char| {
+        char.is_control()
+            || matches!(char, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+    };
+    if !line.is_ascii() || line.contains('\u{7f}') {
+        let escape = |char: char| if hidden(char) { format!("\\u{:04x}", u32::from(char)) } else { char.into() };
+        *line = line.chars().map(escape).collect();
+    }
+}
+
 /// `key=value` pairs in one line; values that hold more than plain characters are quoted, and what could end or recolour a
 /// line is escaped.
 fn text_line(pairs: &[Pair]) -> String {
@@ -356,6 +370,17 @@ mod tests {
         assert!(!line.contains('\n') && !line.contains('\u{1b}'), "{line}");
         assert!(line.contains(r#"path="/a b\n\"c\""#), "{line}");
         assert!(line.contains("status=200") && line.contains("route=chat"), "{line}");
+    }
+
+    #[test]
+    fn hidden_characters_are_escaped_and_can_be_read_back() {
+        for char in ['\u{7f}', '\u{85}', '\u{9b}', '\u{200b}', '\u{2028}', '\u{202e}', '\u{2066}', '\u{feff}'] {
+            let path = format!("/\u{e4}{char}\u{1f980}");
+            let mut line = json_line(&[("path", json!(path))]);
+            escape_hidden(&mut line);
+            assert_eq!(line, format!("{{\"path\":\"/\u{e4}\\u{:04x}\u{1f980}\"}}", u32::from(char)));
+            assert_eq!(serde_json::from_str::<Value>(&line).unwrap()["path"], path);
+        }
     }
 
     #[test]
