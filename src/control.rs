@@ -16,7 +16,7 @@ use crate::config::{self, Drain};
 use crate::gateway::Ended;
 use crate::proxy::Serving;
 use crate::socket::Listening;
-use crate::telemetry::Output;
+use crate::telemetry::{Dropped, Output};
 use crate::upstream::{EndpointStates, resolve};
 use crate::worker::{Context, Message};
 
@@ -129,7 +129,7 @@ impl Control {
                     tracing::warn!("SIGHUP: reload is not there yet; the configuration stays as it is");
                 }
                 _ = signals.user1.recv() => self.reopen_log(),
-                _ = check.tick() => self.tell_dropped_lines(),
+                _ = check.tick() => tell_dropped_lines(&self.output),
             }
         }
     }
@@ -160,7 +160,7 @@ impl Control {
             tunnels += cell.tunnels.get();
             cut += cell.cut.get();
         }
-        self.output.newly_dropped();
+        tell_dropped_lines(&self.output);
         tracing::info!(connections, refused, requests, tunnels, cut, "ended");
         Ended { cut }
     }
@@ -180,12 +180,11 @@ impl Control {
         self.output.reopen();
         tracing::info!("SIGUSR1: the log file is opened anew");
     }
+}
 
-    fn tell_dropped_lines(&self) {
-        let dropped = self.output.newly_dropped();
-        if dropped > 0 {
-            tracing::warn!(dropped, "lines of the log were dropped: what reads them is too slow");
-        }
+fn tell_dropped_lines(output: &Output) {
+    if let Some(Dropped { new, total }) = output.newly_dropped() {
+        tracing::warn!(dropped = new, total, "lines of the log were dropped: what reads them is too slow");
     }
 }
 

@@ -4,8 +4,10 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::Duration;
 
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
@@ -18,6 +20,9 @@ use crate::config::{Log, LogFile, LogFormat};
 /// Lines that may wait. A line is about 300 bytes, so a full queue is about 20 MB.
 const QUEUE_LINES: usize = 65_536;
 
+/// How long the end waits for lines to be written.
+const LAST_LINES: Duration = Duration::from_secs(2);
+
 /// The environment variable whose directives win over `log.level`.
 pub const LEVEL_VARIABLE: &str = "SPLICEWAY_LOG";
 
@@ -28,7 +33,8 @@ pub struct Output {
     dropped: ErrorCounter,
     told: AtomicUsize,
     reopen: Arc<AtomicBool>,
-    _writer: WorkerGuard,
+    /// None only while it is dropped.
+    writer: Option<WorkerGuard>,
 }
 
 impl Output {
@@ -42,7 +48,7 @@ impl Output {
             .thread_name("log")
             .finish(destination);
         let dropped = lines.error_counter();
-        Ok(Self { lines, dropped, told: AtomicUsize::new(0), reopen, _writer: writer })
+        Ok(Self { lines, dropped, told: AtomicUsize::new(0), reopen, writer: Some(writer) })
     }
 
     /// Where records are written.
@@ -69,10 +75,37 @@ impl Output {
         self.reopen.store(true, Ordering::Relaxed);
     }
 
-    /// How many lines the full queue dropped since the last call.
-    pub fn newly_dropped(&self) -> usize {
-        let dropped = self.dropped.dropped_lines();
-        dropped - self.told.swap(dropped, Ordering::Relaxed)
+    /// What the full queue has dropped, if it has dropped more since the last call. The line that tells it may be dropped
+    /// too: so the next one tells of all again.
+    pub fn newly_dropped(&self) -> Option<Dropped> {
+        let total = self.dropped.dropped_lines();
+        let new = total - self.told.swap(total, Ordering::Relaxed);
+        (new > 0).then_some(Dropped { new, total })
+    }
+}
+
+/// Lines that were dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Dropped {
+    /// Since it was last looked at.
+    pub new: usize,
+    /// Since the start.
+    pub total: usize,
+}
+
+impl Drop for Output {
+    /// Waits until the last lines are written, but not for a reader that does not read. The guard alone would: when the
+    /// queue is full it complains on standard output, which may be the very pipe that is full.
+    fn drop(&mut self) {
+        let Some(writer) = self.writer.take() else { return };
+        let (written, is_written) = mpsc::channel();
+        let wait = thread::Builder::new().name("log-end".into()).spawn(move || {
+            drop(writer);
+            let _ = written.send(());
+        });
+        if wait.is_ok() {
+            let _ = is_written.recv_timeout(LAST_LINES);
+        }
     }
 }
 
