@@ -121,6 +121,12 @@ impl Peer {
         text(&head)
     }
 
+    /// Reads the next head on a connection that may be asked again; `None` where it ended before one began.
+    pub fn next_head(&mut self) -> Option<String> {
+        let begins = !self.held.is_empty() || self.fill();
+        begins.then(|| self.read_head())
+    }
+
     /// Reads one line; the result is without its CR LF.
     pub fn read_line(&mut self) -> String {
         let mut line = Vec::new();
