@@ -415,6 +415,47 @@ fn a_backend_that_says_close_is_not_asked_again() {
     }
 }
 
+/// What a backend sends unasked would be the answer to somebody else's request if the connection were asked again.
+#[test]
+fn unasked_bytes_are_nobodys_answer() {
+    for glued in [true, false] {
+        let (go, may_go) = shared::<()>();
+        let (sent, is_sent) = shared::<()>();
+        let sent = Mutex::new(sent);
+        let backend = numbered(move |number, mut peer| {
+            if number > 0 {
+                return serve(&mut peer, "right");
+            }
+            peer.read_head();
+            if glued {
+                peer.send(ok("first") + &ok("forged"));
+            } else {
+                peer.send(ok("first"));
+                wait(&may_go);
+                peer.send(ok("forged"));
+                sent.lock().expect("a sender").send(()).expect("the test waits");
+            }
+            peer.expect_end();
+        });
+        let gateway = gateway(&backend, "");
+        let mut client = Client::connect(gateway.address("web"));
+        client.send(if glued { GET.repeat(2) } else { GET.to_owned() });
+        assert_eq!(client.read_answer().text(), "first");
+        if !glued {
+            while_stopped(&gateway, || {
+                client.send(GET);
+                go.send(()).expect("the script waits");
+                wait(&is_sent);
+            });
+        }
+        assert_eq!(client.read_answer().text(), "right", "glued: {glued}");
+        assert_eq!(Client::get(gateway.address("web"), "/").text(), "right");
+        drop(client);
+        gateway.stop();
+        assert_eq!(requests(&backend.finish()[0]), 1, "nothing was asked over it again");
+    }
+}
+
 #[test]
 fn a_client_that_leaves_within_a_download_ends_the_backends_connection() {
     let backend = numbered(|number, mut peer| {

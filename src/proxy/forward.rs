@@ -110,8 +110,9 @@ impl Attempt<'_> {
         let spare = may_repeat(&request).then(|| copy(&request));
         match self.answer_in_time(&mut backend, request).await {
             Ok(response) => Ok((response, backend)),
-            Err(Failed { rejection: Rejection::Exchange(error), unsent }) if !error.answered => {
-                let Some(request) = unsent.or(spare) else {
+            Err(Failed { rejection: Rejection::Exchange(error), unsent }) => {
+                // What came before anything was sent is no answer to it: bytes that a backend sent unasked.
+                let Some(request) = unsent.or_else(|| spare.filter(|_| !error.answered)) else {
                     return Err(Failed { rejection: Rejection::Exchange(error), unsent: None });
                 };
                 match self.dial.connect_again(endpoint).await {
