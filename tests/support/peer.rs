@@ -140,6 +140,19 @@ impl Peer {
         text(&line)
     }
 
+    /// The same; `None` where the connection ends, by FIN or RST, before the line does.
+    pub fn read_line_or_end(&mut self) -> Option<String> {
+        while !self.held.iter().zip(self.held.iter().skip(1)).any(|pair| pair == (&b'\r', &b'\n')) {
+            match self.try_fill() {
+                Ok(0) => return None,
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => return None,
+                Err(error) => panic!("reading a line failed: {error}"),
+            }
+        }
+        Some(self.read_line())
+    }
+
     /// Reads an answer with its body, by Content-Length, chunks or the end of the connection. Not for an answer to HEAD:
     /// its head says a length that is not sent.
     pub fn read_answer(&mut self) -> Answer {
