@@ -143,6 +143,69 @@ fn what_is_too_large_is_refused_and_no_backend_hears_of_it() {
     gateway.stop();
 }
 
+#[test]
+fn a_body_with_two_readings_is_never_ended_towards_the_backend() {
+    for body in [
+        // Bare LF where a line of chunks must end.
+        "5\nhello\r\n0\r\n\r\n",
+        "5\r\nhello\n0\r\n\r\n",
+        "5\r\nhello\r\n0\n\r\n",
+        "5;x\nhello\r\n0\r\n\r\n",
+        "5;x=\"\n\"\r\nhello\r\n0\r\n\r\n",
+        "5\r\r\nhello\r\n0\r\n\r\n",
+        // A chunk that is longer or shorter than it says.
+        "5\r\nhello!\r\n0\r\n\r\n",
+        "6\r\nhello\r\n0\r\n\r\n",
+        // No size at all.
+        "\r\nhello\r\n0\r\n\r\n",
+        "+5\r\nhello\r\n0\r\n\r\n",
+        "-5\r\nhello\r\n0\r\n\r\n",
+        "0x5\r\nhello\r\n0\r\n\r\n",
+        "5 5\r\nhello\r\n0\r\n\r\n",
+        "x\r\nhello\r\n0\r\n\r\n",
+        "10000000000000005\r\nhello\r\n0\r\n\r\n",
+        "FFFFFFFFFFFFFFFFF\r\nhello\r\n0\r\n\r\n",
+        // Trailers that are none.
+        "5\r\nhello\r\n0\r\nX\r\n\r\n",
+        "5\r\nhello\r\n0\r\nX : a\r\n\r\n",
+        "5\r\nhello\r\n0\r\n: a\r\n\r\n",
+        "5\r\nhello\r\n0\r\nX: a\0\r\n\r\n",
+        "5\r\nhello\r\n0\r\n\rX: a\r\n\r\n",
+    ] {
+        let backend = Backend::start(take_one);
+        let gateway = gateway(&backend);
+        let request = [&with("Transfer-Encoding: chunked\r\n")[..], body.as_bytes()].concat();
+        assert_eq!(refused(&gateway, &request), 400, "{body:?}");
+        gateway.stop();
+        for received in backend.finish().iter().map(|bytes| text(bytes)) {
+            assert!(!received.contains("hidden") && !received.contains("\r\n0\r\n"), "{body:?}: {received:?}");
+        }
+    }
+}
+
+#[test]
+fn chunk_extensions_and_trailers_without_end_are_refused() {
+    for (begin, unit) in [("5;x=", "y"), ("5\r\nhello\r\n0\r\nX: ", "y"), ("5\r\nhello\r\n0\r\n", "X: y\r\n")] {
+        let backend = Backend::start(take_one);
+        let gateway = gateway(&backend);
+        let mut client = Client::connect(gateway.address("web"));
+        client.send(with("Transfer-Encoding: chunked\r\n"));
+        client.send(begin);
+        // It need not take all of it.
+        let mut sender = client.sender();
+        let sending = std::thread::spawn({
+            let unit = unit.repeat(1024);
+            move || while sender.try_send(&unit).is_ok() {}
+        });
+        assert_eq!(client.read_answer().status, 400, "{begin:?}");
+        client.stream().shutdown(std::net::Shutdown::Both).ok();
+        sending.join().expect("it ends with the connection");
+        gateway.stop();
+        let received = text(&backend.finish()[0]);
+        assert!(received.len() < 64 << 10 && !received.contains("\r\n0\r\n"), "{received:?}");
+    }
+}
+
 /// The bytes that backends are sent for requests that are odd, but can be read in one way only.
 #[test]
 fn what_is_passed_on_has_one_reading() {
