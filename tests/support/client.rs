@@ -38,7 +38,11 @@ impl Client {
 
     /// The same with an opening handshake as it is given; its key must be [`KEY`].
     pub fn upgrade_with(address: SocketAddr, handshake: &str) -> (Peer, String) {
-        let mut peer = Self::connect(address);
+        Self::upgrade_on(Self::connect(address), handshake)
+    }
+
+    /// The same on a connection that is there.
+    pub fn upgrade_on(mut peer: Peer, handshake: &str) -> (Peer, String) {
         peer.send(handshake);
         let head = peer.read_head();
         assert!(head.starts_with("HTTP/1.1 101 "), "no 101: {head:?}");

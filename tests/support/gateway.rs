@@ -51,8 +51,9 @@ struct Line {
     taken: bool,
 }
 
-/// A folder of this gateway's own, removed with it unless the test fails.
-struct Folder(PathBuf);
+/// A folder of one's own, removed with its owner unless the test fails.
+#[derive(Debug)]
+pub struct Folder(PathBuf);
 
 impl Gateway {
     /// Starts `spliceway run FILE` with this text as the file, and waits until it serves. Unless the text has a `[log]` of
@@ -176,6 +177,11 @@ impl Gateway {
     /// Its proportional set size in bytes.
     pub fn pss(&self) -> u64 {
         process::pss(self.pid())
+    }
+
+    /// Its own memory in bytes, for a comparison while other gateways run.
+    pub fn anonymous(&self) -> u64 {
+        process::anonymous(self.pid())
     }
 
     /// Sends SIGTERM, waits for the end, asserts that it was an orderly one (exit code 0, no line that is no JSON object),
@@ -311,7 +317,8 @@ fn values(lines: &[Line]) -> Vec<Value> {
 }
 
 impl Folder {
-    fn new() -> Self {
+    /// A fresh one.
+    pub fn new() -> Self {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let name = format!("gateway-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
@@ -319,6 +326,13 @@ impl Folder {
         let _ = fs::remove_dir_all(&folder);
         fs::create_dir_all(&folder).expect("the target folder can be written");
         Self(folder)
+    }
+
+    /// Writes a file into it; gives its path.
+    pub fn put(&self, name: &str, contents: impl AsRef<[u8]>) -> PathBuf {
+        let file = self.0.join(name);
+        fs::write(&file, contents).expect("the folder can be written");
+        file
     }
 }
 

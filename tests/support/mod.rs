@@ -15,6 +15,7 @@ pub mod gateway;
 pub mod peer;
 pub mod process;
 pub mod syscalls;
+pub mod tls;
 pub mod tree;
 
 use std::thread;

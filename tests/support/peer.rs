@@ -1,4 +1,4 @@
-//! One end of a TCP connection, the client's and the backend's alike.
+//! One end of a connection, the client's and the backend's alike; a client's may be TLS.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -10,11 +10,14 @@ use std::time::Duration;
 use socket2::SockRef;
 
 use super::GUARD;
+use super::tls::Session;
 
 /// A connected socket that reads and writes literal bytes and panics, with what it knows, when it cannot.
 #[derive(Debug)]
 pub struct Peer {
     stream: TcpStream,
+    /// What its bytes go through, if it speaks TLS.
+    tls: Option<Session>,
     /// Read from the socket, not yet asked for.
     held: VecDeque<u8>,
     /// Every byte that came from the socket.
@@ -26,7 +29,7 @@ pub type Log = Arc<Mutex<Vec<u8>>>;
 
 /// A second handle for sending on a [`Peer`]'s connection, for another thread.
 #[derive(Debug)]
-pub struct Sender(TcpStream);
+pub struct Sender(TcpStream, Option<Session>);
 
 /// An HTTP answer, read whole.
 #[derive(Clone, PartialEq, Eq)]
@@ -45,7 +48,17 @@ impl Peer {
         stream.set_read_timeout(Some(GUARD)).expect("a guard on reading");
         stream.set_write_timeout(Some(GUARD)).expect("a guard on writing");
         stream.set_nodelay(true).expect("TCP_NODELAY");
-        Self { stream, held: VecDeque::new(), log: None }
+        Self { stream, tls: None, held: VecDeque::new(), log: None }
+    }
+
+    /// From now on everything goes through TLS, whose handshake is done.
+    pub fn secured(self, tls: Session) -> Self {
+        Self { tls: Some(tls), ..self }
+    }
+
+    /// The TLS session, of one that has it.
+    pub fn tls(&self) -> &Session {
+        self.tls.as_ref().expect("it speaks TLS")
     }
 
     /// The same, and every byte received is written to `log` too.
@@ -85,7 +98,7 @@ impl Peer {
 
     /// A handle for sending from another thread. While it lives, dropping the peer closes nothing.
     pub fn sender(&self) -> Sender {
-        Sender(self.stream.try_clone().expect("a second handle"))
+        Sender(self.stream.try_clone().expect("a second handle"), self.tls.clone())
     }
 
     /// Sends all of it.
@@ -95,12 +108,17 @@ impl Peer {
 
     /// Sends all of it, or says why not: for a test in which the other end may have gone.
     pub fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> std::io::Result<()> {
-        self.stream.write_all(bytes.as_ref())
+        send(&mut self.stream, self.tls.as_ref(), bytes.as_ref())
     }
 
-    /// Sends FIN; reading goes on.
+    /// Sends FIN, and close_notify before it where there is TLS; reading goes on.
     pub fn finish_sending(&self) {
-        self.stream.shutdown(Shutdown::Write).expect("the connection can be half closed");
+        finish(&self.stream, self.tls.as_ref());
+    }
+
+    /// Sends FIN without a close_notify; reading goes on.
+    pub fn truncate(&self) {
+        finish(&self.stream, None);
     }
 
     /// Ends the connection by RST.
@@ -266,6 +284,18 @@ impl Peer {
         }
     }
 
+    /// Asserts that a FIN comes without a close_notify before it; gives what came before.
+    pub fn expect_truncation(&mut self) -> Vec<u8> {
+        loop {
+            match self.try_fill() {
+                Ok(0) => panic!("expected a truncation, and an end in order came"),
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::UnexpectedEof => return self.held.drain(..).collect(),
+                Err(error) => panic!("expected a truncation: {error}"),
+            }
+        }
+    }
+
     /// Asserts that the connection ends, by FIN or RST, and nothing comes before: for a peer that is only shut out.
     pub fn expect_end(&mut self) {
         loop {
@@ -283,7 +313,7 @@ impl Peer {
     pub fn expect_silence(&mut self, lasting: Duration) {
         assert!(self.held.is_empty(), "bytes are there: {:?}", excerpt(self.held.make_contiguous()));
         self.stream.set_read_timeout(Some(lasting)).expect("a timeout");
-        match self.stream.peek(&mut [0]) {
+        match self.try_fill() {
             Err(error) if is_timeout(&error) => {}
             Ok(0) => panic!("expected silence, and a FIN came"),
             Ok(_) => panic!("expected silence, and bytes came: {:?}", excerpt(&self.read_some())),
@@ -313,7 +343,7 @@ impl Peer {
     fn try_fill(&mut self) -> std::io::Result<usize> {
         let mut buffer = [0; 64 * 1024];
         let count = loop {
-            match self.stream.read(&mut buffer) {
+            match receive(&mut self.stream, self.tls.as_ref(), &mut buffer) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 other => break other?,
             }
@@ -334,13 +364,34 @@ impl Sender {
 
     /// Sends all of it, or says why not.
     pub fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> std::io::Result<()> {
-        self.0.write_all(bytes.as_ref())
+        send(&mut self.0, self.1.as_ref(), bytes.as_ref())
     }
 
-    /// Sends FIN; reading goes on.
+    /// Sends FIN, and close_notify before it where there is TLS; reading goes on.
     pub fn finish_sending(&self) {
-        self.0.shutdown(Shutdown::Write).expect("the connection can be half closed");
+        finish(&self.0, self.1.as_ref());
     }
+}
+
+fn receive(stream: &mut TcpStream, tls: Option<&Session>, buffer: &mut [u8]) -> std::io::Result<usize> {
+    match tls {
+        Some(tls) => tls.receive(stream, buffer),
+        None => stream.read(buffer),
+    }
+}
+
+fn send(stream: &mut TcpStream, tls: Option<&Session>, bytes: &[u8]) -> std::io::Result<()> {
+    match tls {
+        Some(tls) => tls.send(stream, bytes),
+        None => stream.write_all(bytes),
+    }
+}
+
+fn finish(stream: &TcpStream, tls: Option<&Session>) {
+    if let Some(tls) = tls {
+        tls.say_end(stream);
+    }
+    stream.shutdown(Shutdown::Write).expect("the connection can be half closed");
 }
 
 impl Answer {

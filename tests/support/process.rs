@@ -58,8 +58,17 @@ pub fn descriptors(pid: u32) -> usize {
 
 /// The process's proportional set size in bytes.
 pub fn pss(pid: u32) -> u64 {
-    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("the process runs");
-    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).expect("smaps_rollup has a line Pss");
+    in_bytes(&format!("/proc/{pid}/smaps_rollup"), "Pss:")
+}
+
+/// The process's own memory in bytes: no part of it changes when another process runs the same binary, or ends.
+pub fn anonymous(pid: u32) -> u64 {
+    in_bytes(&format!("/proc/{pid}/status"), "RssAnon:")
+}
+
+fn in_bytes(file: &str, key: &str) -> u64 {
+    let text = fs::read_to_string(file).expect("the process runs");
+    let line = text.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_else(|| panic!("no {key} in {file}"));
     let kibibytes = line.trim().strip_suffix(" kB").expect("it is in kB");
     kibibytes.parse::<u64>().expect("a number") * 1024
 }
