@@ -329,6 +329,34 @@ fn expect_lasted(record: &Value, least: f64) {
     assert!(record["lasted_ms"].as_f64().expect("a number") >= least, "it ended before its time: {record}");
 }
 
+#[test]
+fn a_silent_tunnel_ends_when_it_has_been_idle_for_long() {
+    over_both("idle = \"200ms\"", |stand| {
+        let (mut client, mut server) = stand.tunnel();
+        client.send("one");
+        assert_eq!(server.read_exact(3), b"one");
+        client.expect_eof();
+        server.expect_eof();
+        expect_lasted(&stand.expect_record("Idle", 3, 0), 200.0);
+    });
+}
+
+#[test]
+fn half_a_tunnel_that_is_silent_ends_by_half_close() {
+    over_both("half_close = \"200ms\"", |stand| {
+        let (mut client, mut server) = stand.tunnel();
+        client.finish_sending();
+        server.expect_eof();
+        client.expect_eof();
+        expect_lasted(&stand.expect_record("HalfClosed", 0, 0), 200.0);
+        let (mut client, mut server) = stand.tunnel();
+        server.finish_sending();
+        client.expect_eof();
+        server.expect_eof();
+        expect_lasted(&stand.expect_record("HalfClosed", 0, 0), 200.0);
+    });
+}
+
 /// A reset behind a direction that is stuck wakes nobody, so the clock must.
 #[test]
 fn a_tunnel_whose_bytes_nobody_takes_ends_as_stalled() {

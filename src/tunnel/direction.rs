@@ -73,6 +73,11 @@ impl Direction {
         matches!(self.state, State::Ended)
     }
 
+    /// Whether nothing is on its way, nor an end.
+    pub(super) fn is_empty(&self) -> bool {
+        matches!(self.state, State::Empty)
+    }
+
     /// Gives up what is on its way: the sink is gone.
     pub(super) fn give_up(&mut self, now: Instant) {
         self.state = State::Ended;

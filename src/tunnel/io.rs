@@ -3,7 +3,7 @@
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -63,6 +63,15 @@ impl TunnelIo {
         match self {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::TlsDown(tls) => Pin::new(&mut tls.stream).poll_shutdown(cx),
+        }
+    }
+
+    /// Says to its party, before the stream is dropped and if that can be said without waiting, that the end is no cut. The
+    /// close of a plain socket says so by itself; under TLS, a FIN alone would look like an attack (RFC 8446 section 6.1).
+    pub fn say_end(&mut self) {
+        if !self.ends_by_closing() {
+            // Ready or not, failed or not: the stream is over.
+            let _ = self.poll_shutdown(&mut Context::from_waker(Waker::noop()));
         }
     }
 

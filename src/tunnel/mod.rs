@@ -267,7 +267,7 @@ impl Tunnel {
     fn end(&mut self, by: EndedBy) {
         let end = TunnelEnd { by, sent: self.sent.moved, received: self.received.moved, close_code: self.close_code() };
         self.holds.record.tunnel_ended(end);
-        let Some(Sides { client, server }) = self.sides.take() else { return };
+        let Some(Sides { mut client, server }) = self.sides.take() else { return };
         match by {
             EndedBy::ClientReset => server.abort(),
             EndedBy::ServerReset => client.abort(),
@@ -276,6 +276,9 @@ impl Tunnel {
                 client.abort();
                 server.abort();
             }
+            // The gateway's own end, between two messages. Where bytes are under way to the client, its stream is cut, and
+            // must look so.
+            EndedBy::Idle | EndedBy::HalfClosed | EndedBy::HardStop if self.received.is_empty() => client.say_end(),
             _ => {}
         }
     }

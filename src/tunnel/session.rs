@@ -159,8 +159,14 @@ impl AsyncWrite for Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        if lock(&self.progress).abort {
+        let (abort, cut) = {
+            let progress = lock(&self.progress);
+            (progress.abort, progress.writing.waiting.is_some())
+        };
+        if abort {
             self.io.abort();
+        } else if !cut {
+            self.io.say_end();
         }
     }
 }
