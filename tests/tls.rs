@@ -11,7 +11,7 @@ use rustls::{AlertDescription, HandshakeKind, ProtocolVersion, version};
 use serde_json::{Value, json};
 use support::backend::{self, Backend};
 use support::client::{Client, opening_handshake};
-use support::gateway::Gateway;
+use support::gateway::{Gateway, Signal};
 use support::peer::{Peer, header_lines};
 use support::tls::{Authority, begin, secure};
 use support::until;
@@ -278,6 +278,27 @@ fn a_session_is_resumed_by_its_ticket_whichever_worker_it_comes_to() {
         assert!(kinds[1..].iter().all(|kind| *kind == HandshakeKind::Resumed), "{kinds:?}");
         stop_with(gateway, 20);
     }
+}
+
+#[test]
+fn a_drain_gives_a_handshake_no_more_time_than_a_first_request() {
+    let authority = Authority::new();
+    let gateway = gateway(&authority, "[timeouts]\ntls_handshake = \"10m\"\n[drain]\ndeadline = \"10m\"\n");
+    let at_rest = gateway.descriptors();
+    let mut mute = connect(&gateway);
+    // One that has its handshake yet to do may do it, and has its request served.
+    let late = connect(&gateway);
+    until("both are accepted", || gateway.descriptors() == at_rest + 2);
+    gateway.signal(Signal::SIGTERM);
+    let draining = gateway.message(|message| message["message"] == "draining");
+    let mut late = authority.secure(late);
+    expect_here(&mut late);
+    late.expect_eof();
+    mute.expect_eof();
+    let ended = gateway.message(|message| message["message"] == "ended");
+    assert_eq!((&draining["open"], &ended["cut"]), (&json!(2), &json!(0)), "{ended}");
+    let (status, records) = gateway.wait();
+    assert_eq!((status.code(), records.len()), (Some(0), 1));
 }
 
 #[test]

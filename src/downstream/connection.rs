@@ -37,7 +37,7 @@ use crate::tunnel::io::TunnelIo;
 use crate::worker;
 
 /// How long a drain waits for the request that a connection has begun or is about to begin.
-const DRAIN_GRACE: Duration = Duration::from_secs(1);
+pub(super) const DRAIN_GRACE: Duration = Duration::from_secs(1);
 
 /// The least that hyper's buffer may be bounded to; a head may be smaller, by its own limit.
 const LEAST_BUFFER: usize = 16 * 1024;

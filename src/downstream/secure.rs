@@ -5,13 +5,15 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::pin;
 use std::task::Poll;
+use std::time::Instant;
 
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout_at};
 
+use super::connection::DRAIN_GRACE;
 use super::tls::Tls;
 use crate::config::{Listener, Scheme};
 use crate::registry::{Entry, Order};
+use crate::tunnel::alarm::Alarm;
 use crate::tunnel::io::TunnelIo;
 
 /// The first byte of every TLS connection: a record of type handshake (RFC 8446 section 5.1).
@@ -44,14 +46,25 @@ pub async fn secure(stream: TcpStream, listener: &Listener, entry: &Entry) -> Re
     let Some(tls) = &listener.tls else {
         return Ok(Secured { io: TunnelIo::Tcp(stream), scheme: Scheme::Http });
     };
-    let deadline = Instant::now() + listener.timeouts.tls_handshake;
-    let mut shaking = pin!(timeout_at(deadline, shake_hands(stream, tls)));
+    let mut deadline = Instant::now() + listener.timeouts.tls_handshake;
+    let mut alarm = Alarm::new(deadline);
+    let mut draining = false;
+    let mut shaking = pin!(shake_hands(stream, tls));
     poll_fn(|cx| {
         entry.wake_by(cx.waker());
-        if entry.ordered() == Order::HardStop {
-            return Poll::Ready(Err(Insecure::HardStop));
+        match entry.ordered() {
+            Order::HardStop => return Poll::Ready(Err(Insecure::HardStop)),
+            // A drain waits for it no longer than for any connection that has not had its first request.
+            Order::Drain if !draining => {
+                draining = true;
+                deadline = deadline.min(Instant::now() + DRAIN_GRACE);
+            }
+            Order::Drain | Order::Go => {}
         }
-        shaking.as_mut().poll(cx).map(|shaken| shaken.unwrap_or(Err(Insecure::TimedOut)))
+        if let Poll::Ready(shaken) = shaking.as_mut().poll(cx) {
+            return Poll::Ready(shaken);
+        }
+        alarm.poll(deadline, cx).map(|()| Err(Insecure::TimedOut))
     })
     .await
 }
