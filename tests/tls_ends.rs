@@ -116,6 +116,17 @@ fn a_fin_without_close_notify_is_passed_on_as_a_fin_and_recorded_as_a_truncation
     stand.stop();
 }
 
+#[test]
+fn a_truncated_echo_is_recorded_as_one() {
+    let stand = Stand::start("");
+    let client = stand.authority.connect(stand.gateway.address("secure"));
+    let (mut client, _) = Client::upgrade_on(client, &opening_handshake("localhost", "/echo", ""));
+    client.truncate();
+    client.expect_eof();
+    stand.expect_record("ClientTruncated", 0, 0);
+    stand.stop();
+}
+
 /// A record that was tampered with is neither bytes nor an end: what came before it stands, and both sides are cut.
 #[test]
 fn a_record_that_does_not_decrypt_cuts_the_tunnel() {

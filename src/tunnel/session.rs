@@ -35,7 +35,7 @@ pub async fn echo(client: Side, max_message: usize, timeouts: ExchangeTimeouts, 
                 return Poll::Ready((EndedBy::HardStop, None));
             }
             match conversation.as_mut().poll(cx) {
-                Poll::Ready(end) => Poll::Ready(ended_by(end)),
+                Poll::Ready(end) => Poll::Ready(ended_by(end, lock(&progress).truncated)),
                 Poll::Pending => vigil.poll(cx).map(|by| (by, None)),
             }
         })
@@ -46,8 +46,9 @@ pub async fn echo(client: Side, max_message: usize, timeouts: ExchangeTimeouts, 
     holds.record.tunnel_ended(TunnelEnd { by, sent: moved.sent, received: moved.received, close_code });
 }
 
-fn ended_by(end: EchoEnd) -> (EndedBy, Option<u16>) {
+fn ended_by(end: EchoEnd, truncated: bool) -> (EndedBy, Option<u16>) {
     let by = match end {
+        EchoEnd::ClientGone if truncated => EndedBy::ClientTruncated,
         EchoEnd::ClientClosed(_) | EchoEnd::ClientGone => EndedBy::ClientClosed,
         EchoEnd::ClientReset => EndedBy::ClientReset,
         EchoEnd::Malformed(_) => EndedBy::Malformed,
@@ -64,11 +65,20 @@ struct Progress {
     reading: Marks,
     writing: Marks,
     abort: bool,
+    /// The client's end was a FIN without close_notify.
+    truncated: bool,
 }
 
 impl Progress {
     fn new(now: Instant) -> Self {
-        Self { sent: 0, received: 0, reading: Marks::new(now), writing: Marks::new(now), abort: false }
+        Self {
+            sent: 0,
+            received: 0,
+            reading: Marks::new(now),
+            writing: Marks::new(now),
+            abort: false,
+            truncated: false,
+        }
     }
 }
 
@@ -117,7 +127,9 @@ impl AsyncRead for Stream {
             buffer.put_slice(&self.leftover[..taken]);
             self.leftover.advance(taken);
         }
+        let truncated = self.io.was_truncated();
         let mut progress = lock(&self.progress);
+        progress.truncated = truncated;
         let read = (buffer.filled().len() - before) as u64;
         if read > 0 {
             progress.sent += read;
