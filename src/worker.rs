@@ -6,6 +6,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::AbortHandle;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::cells::Cell;
@@ -147,16 +148,18 @@ where
     drop(spawn(tunnel));
 }
 
-/// The task of a connection to a backend whose answer has a body. It ends with the body: when the body is dropped, hyper
-/// closes the connection.
-pub fn spawn_driver<F>(driver: F)
+/// The task of a connection to a backend. When the body of its answer is dropped, hyper closes the connection, but not
+/// before what was written has left: a backend that takes nothing would keep it, and with it the client's body, for as
+/// long as it pleases. So the task can be ended, too.
+pub fn spawn_driver<F>(driver: F) -> AbortHandle
 where
     F: Future<Output = hyper::Result<()>> + Send + 'static,
 {
-    drop(spawn(async {
+    let task = spawn(async {
         // The body at its other end has got the same error.
         let _ = driver.await;
-    }));
+    });
+    task.abort_handle()
 }
 
 #[expect(clippy::disallowed_methods, reason = "this is the one place")]

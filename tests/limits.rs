@@ -5,6 +5,7 @@
 
 mod support;
 
+use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Mutex, mpsc};
 use std::thread;
@@ -435,6 +436,37 @@ fn a_slow_body_that_moves_is_not_cut() {
 }
 
 #[test]
+fn a_backend_that_does_not_take_the_body_is_answered_for_with_504() {
+    let (go, may_go) = mpsc::channel::<()>();
+    let may_go = Mutex::new(may_go);
+    let backend = Backend::start(move |mut peer| {
+        peer.read_head();
+        may_go.lock().expect("one script").recv().expect("the test says so");
+        read_until_it_breaks(&peer);
+    });
+    let limited = Limited::new("stall", "", Some(&backend));
+    let mut client = limited.connect();
+    let mut sender = client.sender();
+    let sending = thread::spawn(move || {
+        let length = 1_u64 << 30;
+        sender.send(format!("POST /b HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n"));
+        while sender.try_send([b'x'; 65536]).is_ok() {}
+    });
+    let began = Instant::now();
+    let answer = client.read_answer();
+    not_before(began);
+    assert_eq!((answer.status, answer.header("connection")), (504, Some("close")));
+    drop(client);
+    sending.join().expect("sending ends with the connection");
+    let record = limited.gateway.record(|_| true);
+    assert_record(&record, 504, "the backend took nothing of the body for timeouts.stall");
+    until("the descriptors are what they were", || limited.gateway.descriptors() == limited.at_rest);
+    go.send(()).expect("the script waits");
+    limited.ends_with(1);
+    backend.finish();
+}
+
+#[test]
 fn an_answer_whose_body_stops_is_cut() {
     let backend = Backend::start(|mut peer| {
         peer.read_head();
@@ -483,6 +515,12 @@ fn a_client_that_does_not_read_its_answer_is_cut_and_the_backend_let_go() {
     client.expect_reset();
     limited.ends_with(1);
     backend.finish();
+}
+
+/// Reads to the FIN or the RST, whatever comes.
+fn read_until_it_breaks(peer: &Peer) {
+    let mut buffer = [0; 65536];
+    while peer.stream().read(&mut buffer).is_ok_and(|count| count > 0) {}
 }
 
 // Tunnels.

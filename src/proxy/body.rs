@@ -53,7 +53,7 @@ pub struct Carried {
     pub endpoint: Option<EndpointGuard>,
     /// How the request's body fares, when it has one.
     pub request_body: Option<Arc<Progress>>,
-    /// The backend's connection, when it may be asked again after this answer.
+    /// The backend's connection, which may be asked again after this answer.
     pub kept: Option<Kept>,
     /// The connection that it is written to.
     pub connection: Arc<ConnContext>,
@@ -61,13 +61,13 @@ pub struct Carried {
     pub has_body: bool,
 }
 
-/// A connection to be kept once its answer has been read.
+/// A connection whose answer is being read, to be kept afterwards.
 #[derive(Debug)]
 pub struct Kept {
     /// The connection.
     pub connection: Connection,
-    /// How it is kept.
-    pub settings: Pool,
+    /// How it is kept; None where none is.
+    pub settings: Option<Pool>,
 }
 
 /// A body that broke off.
@@ -175,11 +175,14 @@ pub(super) fn data_len(frame: &Frame<Bytes>) -> u64 {
 }
 
 impl Carried {
-    /// A connection whose request is still under way is none that another may be asked over.
+    /// A connection whose request is still under way is none that another may be asked over. But a backend that answered
+    /// before it had read all may still want the rest.
     fn keep_connection(&mut self) {
         let sent = self.request_body.as_ref().is_none_or(|progress| progress.is_whole());
-        if let (true, Some(kept), Some(endpoint)) = (sent, self.kept.take(), &self.endpoint) {
-            self.connection.worker.pool.put(kept.connection, endpoint.state(), &kept.settings);
+        let (Some(Kept { connection, settings }), Some(endpoint)) = (self.kept.take(), &self.endpoint) else { return };
+        match settings {
+            Some(settings) if sent => self.connection.worker.pool.put(connection, endpoint.state(), &settings),
+            _ => connection.finish(),
         }
     }
 

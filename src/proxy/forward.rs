@@ -58,7 +58,7 @@ pub async fn forward(
         // The client waits with its body for a 100 that will not come: where the next request begins, nobody can say.
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    let kept = upstream.config.pool.map(|settings| Kept { connection: backend, settings });
+    let kept = Some(Kept { connection: backend, settings: upstream.config.pool });
     Ok(Answer::Response(Plain { response, endpoint: Some(endpoint), request_body: Some(progress), kept }))
 }
 

@@ -17,6 +17,7 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::task::AbortHandle;
 
 use crate::config::{ClientLimits, DEFAULT_HEADERS};
 use crate::proxy::upload::RequestBody;
@@ -38,11 +39,24 @@ pub struct Exchange {
     answered: Arc<AtomicBool>,
 }
 
-/// A connection that a task of its own drives, between or within exchanges.
+/// A connection that a task of its own drives, between or within exchanges. Dropping it closes it, whatever is under way.
 #[derive(Debug)]
 pub struct Connection {
     sender: SendRequest<RequestBody>,
+    driving: Driving,
     answered: Arc<AtomicBool>,
+}
+
+/// The task that drives a connection; it ends when this is dropped.
+#[derive(Debug)]
+struct Driving(Option<AbortHandle>);
+
+impl Drop for Driving {
+    fn drop(&mut self) {
+        if let Some(task) = &self.0 {
+            task.abort();
+        }
+    }
 }
 
 /// A request that got no answer.
@@ -58,8 +72,8 @@ impl Connection {
     /// Makes ready to speak over a fresh stream. `limits` bound the heads of answers.
     pub async fn over(stream: TcpStream, limits: &ClientLimits) -> Result<Self, ExchangeError> {
         let (sender, driver, answered) = shake_hands(stream, limits).await?;
-        worker::spawn_driver(driver);
-        Ok(Self { sender, answered })
+        let driving = Driving(Some(worker::spawn_driver(driver)));
+        Ok(Self { sender, driving, answered })
     }
 
     /// Sends the request and waits for the head of its answer. Dropping the future closes the connection.
@@ -71,6 +85,11 @@ impl Connection {
             let answered = self.answered.load(Ordering::Relaxed);
             Unanswered { error: ExchangeError { source: failed.into_error(), answered }, unsent }
         })
+    }
+
+    /// Closes it when what it does now is done.
+    pub fn finish(mut self) {
+        self.driving.0 = None;
     }
 
     /// Whether it can be asked now.
