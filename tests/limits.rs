@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use support::backend::{self, Backend};
+use support::backend::{self, Backend, Full};
 use support::client::Client;
 use support::gateway::Gateway;
 use support::peer::{Peer, text};
@@ -381,6 +381,42 @@ fn response_head_counts_from_the_end_of_the_request() {
     drop(client);
     limited.ends_with(1);
     backend.finish();
+}
+
+/// The first endpoint takes longer to be given up than an answer or a body may: that time was the dial's.
+#[test]
+fn the_deadlines_of_an_exchange_do_not_count_while_it_is_dialled() {
+    for (request, body) in [
+        ("GET /b HTTP/1.1\r\nHost: a\r\n\r\n", ""),
+        ("POST /b HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\n", "body"),
+    ] {
+        let full = Full::start();
+        let backend = Backend::start(move |mut peer| {
+            peer.read_head();
+            peer.read_exact(body.len());
+            peer.expect_silence(SHORT / 2);
+            peer.send("HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n");
+            peer.finish_sending();
+            peer.expect_end();
+        });
+        let gateway = Gateway::start(&format!(
+            "[gateway]\nworkers = 1\n[timeouts]\nconnect = \"300ms\"\nresponse_head = \"200ms\"\nstall = \"200ms\"\n\
+             [[listener]]\nname = \"web\"\nbind = \"127.0.0.1:0\"\n\
+             [upstream.b]\nendpoints = [\"{}\", \"{}\"]\n[[route]]\nupstream = \"b\"\n",
+            full.address(),
+            backend.address()
+        ));
+        let began = Instant::now();
+        // One of two requests meets the full endpoint first, whichever is whose.
+        for _ in 0..2 {
+            let mut client = Client::connect(gateway.address("web"));
+            client.send(format!("{request}{body}"));
+            assert_eq!(client.read_answer().status, 204);
+        }
+        assert!(began.elapsed() >= Duration::from_millis(300), "nobody met the full endpoint");
+        gateway.stop();
+        backend.finish();
+    }
 }
 
 #[test]

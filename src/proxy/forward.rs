@@ -144,6 +144,7 @@ impl Attempt<'_> {
         request: Request<RequestBody>,
     ) -> Result<Response<Incoming>, Failed> {
         let timeouts = &self.inbound.route.timeouts;
+        self.progress.begin();
         let mut answer = pin!(backend.ask(request));
         let mut alarm = Alarm::new(Instant::now() + timeouts.stall.min(timeouts.response_head));
         poll_fn(|cx| {

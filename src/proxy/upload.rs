@@ -137,6 +137,16 @@ impl Progress {
         Arc::new(Self(Mutex::new(Uploaded { moved: now, awaits_client: false, whole, fault: None, gate })))
     }
 
+    /// The request is about to be sent: what was waited for until now, a dial, is no part of the body's deadlines.
+    pub fn begin(&self) {
+        let mut uploaded = self.lock();
+        let now = Instant::now();
+        uploaded.moved = now;
+        if let Gate::Shut { until, .. } = &mut uploaded.gate {
+            *until = now + CONTINUE_WAIT;
+        }
+    }
+
     /// Opens the gate when the backend says 100 to this request.
     pub fn open_on_continue(self: &Arc<Self>, request: &mut Request<RequestBody>) {
         if matches!(self.lock().gate, Gate::Shut { .. }) {
