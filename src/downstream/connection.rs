@@ -129,12 +129,14 @@ where
     // Boxed, so that what a TLS handshake needs is freed before HTTP begins.
     let Secured { io, scheme } = match Box::pin(secure(stream, &listener, seat.registration.entry())).await {
         Ok(secured) => secured,
-        Err(insecure) => return refuse(insecure, client, &listener, &worker).await,
+        Err(insecure) => return Box::pin(refuse(insecure, client, &listener, &worker)).await,
     };
     let connection = Arc::new(ConnContext::new(client, local, listener, scheme, worker, &seat));
     let service = service_fn(|request| {
         connection.serving(request.version());
-        let answer = handle(request, Arc::clone(&connection));
+        // Boxed for its time: hyper keeps the room for it as long as the connection lives, and an idle one would be twice as
+        // large.
+        let answer = Box::pin(handle(request, Arc::clone(&connection)));
         async { Ok::<_, Infallible>(answer.await) }
     });
     let io = Watched { io, connection: Arc::clone(&connection) };
@@ -155,7 +157,8 @@ where
                 switching.abandon(connection.cut_or("the client left before the 101"));
             }
             let io = parts.io.into_inner().io;
-            finish(io, end, &connection).await;
+            // Boxed, so that room for the last words is taken only when it comes to them.
+            Box::pin(finish(io, end, &connection)).await;
             drop(seat);
         }
         // hyper upgrades only for a 101, and a 101 leaves only with a full slot.
