@@ -85,7 +85,12 @@ impl Gateway {
 
     /// Starts the binary with these arguments and waits for nothing: for the demonstration, or a file elsewhere.
     pub fn launch(arguments: &[&str], environment: &[(&str, &str)]) -> Self {
-        Self::spawn(Folder::new(), command(arguments, environment))
+        Self::launch_by(&[], arguments, environment)
+    }
+
+    /// The same by a command that becomes the gateway, as in [`Gateway::start_by`].
+    pub fn launch_by(launcher: &[&str], arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+        Self::spawn(Folder::new(), command_by(launcher, arguments, environment))
     }
 
     fn spawn(folder: Folder, mut command: Command) -> Self {
@@ -249,11 +254,12 @@ impl fmt::Debug for Gateway {
 
 /// Runs the binary with these arguments to its end: `check`, and starts that fail.
 pub fn run_to_end(arguments: &[&str]) -> Output {
-    process::run_to_end(&mut command(arguments, &[]))
+    run_to_end_with(arguments, &[])
 }
 
-fn command(arguments: &[&str], environment: &[(&str, &str)]) -> Command {
-    command_by(&[], arguments, environment)
+/// The same with variables in the environment.
+pub fn run_to_end_with(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
+    process::run_to_end(&mut command_by(&[], arguments, environment))
 }
 
 fn command_by(launcher: &[&str], arguments: &[&str], environment: &[(&str, &str)]) -> Command {
