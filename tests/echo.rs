@@ -64,11 +64,11 @@ fn fragments_are_joined_and_pings_between_them_answered() {
     client.send(frame::client(CONTINUATION, false, "Socket "));
     client.send(frame::client(CONTINUATION, true, "rocks"));
     let pong = frame::read(&mut client);
-    assert_eq!((pong.opcode, pong.text()), (PONG, "are you there?".into()));
+    assert_eq!((pong.opcode, pong.text()), (PONG, "are you there?"));
     let mut joined = String::new();
     loop {
         let part = frame::read(&mut client);
-        joined += &part.text();
+        joined += part.text();
         if part.fin {
             break;
         }
