@@ -175,13 +175,15 @@ pub(super) fn data_len(frame: &Frame<Bytes>) -> u64 {
 }
 
 impl Carried {
-    /// A connection whose request is still under way is none that another may be asked over. But a backend that answered
-    /// before it had read all may still want the rest.
+    /// A connection whose request is still under way is none that another may be asked over: it is dropped, and with it
+    /// what is left of the request's body. So the client's connection ends, too, unless the rest is there already.
     fn keep_connection(&mut self) {
         let sent = self.request_body.as_ref().is_none_or(|progress| progress.is_whole());
-        let (Some(Kept { connection, settings }), Some(endpoint)) = (self.kept.take(), &self.endpoint) else { return };
-        match settings {
-            Some(settings) if sent => self.connection.worker.pool.put(connection, endpoint.state(), &settings),
+        let Some(Kept { connection, settings }) = self.kept.take().filter(|_| sent) else { return };
+        match (settings, &self.endpoint) {
+            (Some(settings), Some(endpoint)) => {
+                self.connection.worker.pool.put(connection, endpoint.state(), &settings);
+            }
             _ => connection.finish(),
         }
     }

@@ -43,7 +43,7 @@ impl Pool {
     /// Keeps a connection whose answer has been read to its end.
     pub fn put(&self, connection: Connection, endpoint: &Arc<EndpointState>, settings: &config::Pool) {
         if connection.is_closed() {
-            return;
+            return connection.finish();
         }
         let until = Instant::now() + settings.idle_timeout;
         let mut idle = self.lock();

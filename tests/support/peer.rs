@@ -253,6 +253,19 @@ impl Peer {
         }
     }
 
+    /// Reads just so many bytes and keeps none of them; false where the connection ends, by FIN or RST, before.
+    pub fn skip_or_end(&mut self, mut count: usize) -> bool {
+        while count > 0 {
+            let took = self.held.len().min(count);
+            self.held.drain(..took);
+            count -= took;
+            if count > 0 && self.held.is_empty() && !matches!(self.try_fill(), Ok(1..)) {
+                return false;
+            }
+        }
+        true
+    }
+
     /// Reads to the FIN and counts; nothing is kept or logged.
     pub fn count_to_end(&mut self) -> u64 {
         self.log = None;
