@@ -286,6 +286,38 @@ fn an_answer_without_a_body_has_the_length_that_belongs_to_it() {
 }
 
 #[test]
+fn a_client_of_http_1_0_gets_what_it_understands() {
+    for (lines, answer, kept) in [
+        ("", "Content-Length: 5\r\n\r\nhello", false),
+        ("Connection: keep-alive\r\n", "Content-Length: 5\r\n\r\nhello", true),
+        ("", "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", false),
+        // A length that nobody knows is said by the close alone.
+        ("Connection: keep-alive\r\n", "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", false),
+    ] {
+        let backend = Backend::start(move |mut peer| {
+            while let Some(head) = peer.next_head() {
+                assert!(head.starts_with("GET / HTTP/1.1\r\n"), "{head:?}");
+                peer.send(format!("HTTP/1.1 200 OK\r\n{answer}"));
+            }
+        });
+        let gateway = gateway(&backend);
+        let mut client = Client::connect(gateway.address("web"));
+        for _ in 0..if kept { 3 } else { 1 } {
+            client.send(format!("GET / HTTP/1.0\r\nHost: localhost\r\n{lines}\r\n"));
+            let answer = client.read_answer();
+            assert!(answer.head.starts_with("HTTP/1.0 200 OK\r\n"), "{answer:?}");
+            assert_eq!((answer.text(), answer.header("transfer-encoding")), ("hello", None), "{lines:?}");
+            assert_eq!(answer.header("connection") == Some("keep-alive"), kept, "{answer:?}");
+        }
+        if !kept {
+            client.expect_eof();
+        }
+        drop(client);
+        gateway.stop();
+    }
+}
+
+#[test]
 fn an_answer_that_ends_by_its_close_becomes_chunks() {
     for head in ["HTTP/1.0 200 OK\r\n", "HTTP/1.1 200 OK\r\nConnection: close\r\n", "HTTP/1.1 200 OK\r\n"] {
         let backend = Backend::start(respond(format!("{head}\r\nuntil the close")));

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Instant;
 
-use http::header::{CONNECTION, HOST, HeaderMap, HeaderValue};
+use http::header::{CONNECTION, HOST, HeaderMap, HeaderValue, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
@@ -36,7 +36,7 @@ pub async fn forward(
     serving: &Serving,
     record: &mut Record,
 ) -> Result<Answer, Rejection> {
-    let method = parts.method.clone();
+    let (method, version) = (parts.method.clone(), parts.version);
     let (body, progress) = RequestBody::new(body, headers::expects_continue(&parts), record);
     let mut head = parts;
     prepare(&mut head, &inbound, connection, serving)?;
@@ -54,8 +54,11 @@ pub async fn forward(
         return Err(Rejection::UnaskedSwitch);
     }
     let mut response = towards_client(response, &method, &inbound.route.timeouts)?;
-    if progress.refuse() {
-        // The client waits with its body for a 100 that will not come: where the next request begins, nobody can say.
+    // The client waits with its body for a 100 that will not come: where the next request begins, nobody can say.
+    let is_refused = progress.refuse();
+    // HTTP/1.0 knows no chunks: hyper ends such a body by its close, and yet would say keep-alive to who asked for it.
+    let ends_by_close = version < Version::HTTP_11 && response.headers().contains_key(TRANSFER_ENCODING);
+    if is_refused || ends_by_close {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     let kept = Some(Kept { connection: backend, settings: upstream.config.pool });
