@@ -73,6 +73,16 @@ fn in_bytes(file: &str, key: &str) -> u64 {
     kibibytes.parse::<u64>().expect("a number") * 1024
 }
 
+/// Whether every thread of the process stands still, after SIGSTOP.
+pub fn is_stopped(pid: u32) -> bool {
+    let stopped = |task: fs::DirEntry| {
+        let stat = fs::read_to_string(task.path().join("stat")).expect("the thread lives");
+        // The state follows the name, which is in parentheses and may hold anything.
+        stat.rsplit_once(") ").expect("a name").1.starts_with('T')
+    };
+    fs::read_dir(format!("/proc/{pid}/task")).expect("the process runs").all(|task| stopped(task.expect("a task")))
+}
+
 fn read_all(mut pipe: impl Read + Send + 'static) -> thread::JoinHandle<Vec<u8>> {
     thread::spawn(move || {
         let mut bytes = Vec::new();
