@@ -181,15 +181,20 @@ impl Tunnel {
         entry.ordered()
     }
 
+    /// One direction after the other: a write that finds its sink reset takes the error from the socket, and what reads
+    /// from that socket meets a plain end, which must not be passed on as one.
     fn poll_directions(&mut self, cx: &mut Context<'_>, now: Instant) -> Option<EndedBy> {
+        self.poll_direction(Party::Client, cx, now).or_else(|| self.poll_direction(Party::Server, cx, now))
+    }
+
+    fn poll_direction(&mut self, source: Party, cx: &mut Context<'_>, now: Instant) -> Option<EndedBy> {
         let Self { sides, sent, received, .. } = self;
         let Sides { client, server } = sides.as_mut().expect("a tunnel has its sides until it has ended");
-        let (sent_polled, received_polled) = WORKER_BUFFER.with_borrow_mut(|buffer| {
-            let sent_polled = sent.poll(client, server, buffer, received.has_ended(), cx, now);
-            let received_polled = received.poll(server, client, buffer, sent.has_ended(), cx, now);
-            (sent_polled, received_polled)
+        let polled = WORKER_BUFFER.with_borrow_mut(|buffer| match source {
+            Party::Client => sent.poll(client, server, buffer, received.has_ended(), cx, now),
+            Party::Server => received.poll(server, client, buffer, sent.has_ended(), cx, now),
         });
-        self.follow(Party::Client, sent_polled, now).or_else(|| self.follow(Party::Server, received_polled, now))
+        self.follow(source, polled, now)
     }
 
     /// What became of the direction whose source is `source`.

@@ -1,0 +1,216 @@
+//! A RST is passed on as a RST, from each side, and what came before it is delivered before it.
+
+mod support;
+
+use std::sync::{Mutex, mpsc};
+
+use support::backend::{Backend, accept_websocket};
+use support::client::Client;
+use support::gateway::{Gateway, Signal};
+use support::peer::Peer;
+use support::process::is_stopped;
+
+#[test]
+fn a_reset_of_the_client_arrives_as_a_reset() {
+    let backend = Backend::start(|mut peer| {
+        accept_websocket(&mut peer);
+        peer.send("hello");
+        assert_eq!(peer.expect_reset(), b"before");
+    });
+    let gateway = gateway(&backend);
+    let descriptors = gateway.descriptors();
+    let (mut client, _) = Client::upgrade(gateway.address("web"), "/");
+    client.send("before");
+    assert_eq!(client.read_exact(5), b"hello");
+    client.reset();
+    assert_end(&gateway, "ClientReset", 6, 5);
+    support::until("both sockets are closed", || gateway.descriptors() == descriptors);
+    backend.finish();
+}
+
+#[test]
+fn a_reset_of_the_server_arrives_as_a_reset() {
+    let backend = Backend::start(|mut peer| {
+        accept_websocket(&mut peer);
+        assert_eq!(peer.read_exact(5), b"hello");
+        peer.send("before");
+        peer.reset();
+    });
+    let gateway = gateway(&backend);
+    let descriptors = gateway.descriptors();
+    let (mut client, _) = Client::upgrade(gateway.address("web"), "/");
+    client.send("hello");
+    assert_eq!(client.expect_reset(), b"before");
+    assert_end(&gateway, "ServerReset", 5, 6);
+    support::until("both sockets are closed", || gateway.descriptors() == descriptors);
+}
+
+#[test]
+fn a_reset_of_the_server_behind_the_clients_fin_is_still_a_reset() {
+    let backend = Backend::start(|mut peer| {
+        accept_websocket(&mut peer);
+        peer.expect_eof();
+        peer.send("before");
+        peer.reset();
+    });
+    let gateway = gateway(&backend);
+    let (mut client, _) = Client::upgrade(gateway.address("web"), "/");
+    client.finish_sending();
+    assert_eq!(client.expect_reset(), b"before");
+    assert_end(&gateway, "ServerReset", 0, 6);
+}
+
+#[test]
+fn a_reset_of_the_client_behind_the_servers_fin_is_still_a_reset() {
+    let backend = Backend::start(|mut peer| {
+        accept_websocket(&mut peer);
+        peer.finish_sending();
+        assert_eq!(peer.expect_reset(), b"before");
+    });
+    let gateway = gateway(&backend);
+    let (mut client, _) = Client::upgrade(gateway.address("web"), "/");
+    client.expect_eof();
+    client.send("before");
+    client.reset();
+    assert_end(&gateway, "ClientReset", 6, 0);
+    backend.finish();
+}
+
+/// A server that closes with bytes unread is a server that resets: so does the kernel.
+#[test]
+fn a_server_that_closes_without_having_read_all_resets() {
+    let backend = Backend::start(|mut peer| {
+        accept_websocket(&mut peer);
+        peer.send("go");
+        peer.stream().peek(&mut [0]).expect("something unread");
+        peer.send("last words");
+    });
+    let gateway = gateway(&backend);
+    let (mut client, _) = Client::upgrade(gateway.address("web"), "/");
+    assert_eq!(client.read_exact(2), b"go");
+    client.send("nobody reads this");
+    assert_eq!(client.expect_reset(), b"last words");
+    assert_end(&gateway, "ServerReset", 17, 12);
+}
+
+/// The gateway finds bytes of the client and the reset of the server in one look. It writes first; the kernel tells a
+/// reset once, to that write, and says to the read that follows that the stream has ended. Passed on as a FIN, that would
+/// make of a broken stream a whole one.
+#[test]
+fn a_reset_that_a_write_meets_first_is_no_end() {
+    for words in ["", "last words"] {
+        let (reset, has_reset) = mpsc::channel();
+        let (order, ordered) = mpsc::channel::<()>();
+        let ordered = Mutex::new(ordered);
+        let backend = Backend::start(move |mut peer| {
+            accept_websocket(&mut peer);
+            ordered.lock().expect("one script").recv().expect("the test says when");
+            peer.send(words);
+            peer.reset();
+            reset.send(()).expect("the test waits");
+        });
+        let gateway = gateway(&backend);
+        let (mut client, _) = Client::upgrade(gateway.address("web"), "/");
+        while_stopped(&gateway, || {
+            client.send("nobody reads this");
+            order.send(()).expect("the script waits");
+            has_reset.recv_timeout(support::GUARD).expect("the script resets");
+        });
+        assert_eq!(client.expect_reset(), words.as_bytes());
+        assert_end(&gateway, "ServerReset", 0, words.len());
+    }
+}
+
+/// The same from the other side: the server's bytes meet the reset of the client.
+#[test]
+fn bytes_of_the_server_that_meet_a_client_that_has_reset_do_not_hide_it() {
+    let (order, ordered) = mpsc::channel::<()>();
+    let ordered = Mutex::new(ordered);
+    let (sent, is_sent) = mpsc::channel();
+    let backend = Backend::start(move |mut peer| {
+        accept_websocket(&mut peer);
+        ordered.lock().expect("one script").recv().expect("the test says when");
+        peer.send("nobody reads this");
+        sent.send(()).expect("the test waits");
+        assert_eq!(peer.expect_reset(), b"last words");
+    });
+    let gateway = gateway(&backend);
+    let (mut client, _) = Client::upgrade(gateway.address("web"), "/");
+    while_stopped(&gateway, || {
+        client.send("last words");
+        client.reset();
+        order.send(()).expect("the script waits");
+        is_sent.recv_timeout(support::GUARD).expect("the script sends");
+    });
+    assert_end(&gateway, "ClientReset", 10, 0);
+    backend.finish();
+}
+
+/// Both sides send until neither takes more; then one resets. Whatever was under way, it ends, and as a reset.
+#[test]
+fn a_reset_ends_a_tunnel_that_is_full_in_both_directions() {
+    for by in ["ClientReset", "ServerReset"] {
+        let (order, ordered) = mpsc::channel::<()>();
+        let ordered = Mutex::new(ordered);
+        let backend = Backend::start(move |mut peer| {
+            accept_websocket(&mut peer);
+            fill(&peer);
+            ordered.lock().expect("one script").recv().expect("the test says when");
+            match by {
+                "ServerReset" => peer.reset(),
+                _ => drop(peer.expect_reset()),
+            }
+        });
+        let gateway = gateway(&backend);
+        let (mut client, _) = Client::upgrade(gateway.address("web"), "/");
+        fill(&client);
+        if by == "ClientReset" {
+            client.reset();
+            order.send(()).expect("the script waits");
+        } else {
+            order.send(()).expect("the script waits");
+            client.expect_reset();
+        }
+        let record = gateway.record(|record| record["record"] == "tunnel");
+        assert_eq!((&record["ended_by"], &record["cause"]), (&by.into(), &().into()), "{record}");
+        backend.finish();
+    }
+}
+
+fn gateway(backend: &Backend) -> Gateway {
+    Gateway::start(&format!(
+        "[gateway]\nworkers = 1\n[[listener]]\nname = \"web\"\nbind = \"127.0.0.1:0\"\n\
+         [upstream.backend]\nendpoints = [\"{}\"]\n[[route]]\nupstream = \"backend\"\n",
+        backend.address()
+    ))
+}
+
+/// Sends until nothing is taken any more.
+fn fill(peer: &Peer) {
+    use std::io::{ErrorKind, Write};
+
+    let mut stream = peer.stream();
+    stream.set_write_timeout(Some(std::time::Duration::from_millis(200))).expect("a timeout");
+    loop {
+        match stream.write(&[7; 65_536]) {
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+            Err(error) => panic!("sending failed: {error}"),
+        }
+    }
+}
+
+/// Does `work` while the gateway does not run, so that it meets all of it at once.
+fn while_stopped(gateway: &Gateway, work: impl FnOnce()) {
+    gateway.signal(Signal::SIGSTOP);
+    support::until("the gateway stands still", || is_stopped(gateway.pid()));
+    work();
+    gateway.signal(Signal::SIGCONT);
+}
+
+#[track_caller]
+fn assert_end(gateway: &Gateway, by: &str, sent: usize, received: usize) {
+    let record = gateway.record(|record| record["record"] == "tunnel");
+    let told = (&record["ended_by"], &record["sent"], &record["received"], &record["cause"]);
+    assert_eq!(told, (&by.into(), &sent.into(), &received.into(), &().into()), "{record}");
+}
