@@ -18,6 +18,11 @@ use crate::downstream::addr::{ClientAddr, ListenAddr};
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 const KEEPALIVE_PROBES: u32 = 3;
 
+/// Bytes that the kernel takes of us beyond those that it has sent. Without it, it takes megabytes for a reader that is
+/// slow, and asks for more only when a third of them has gone: until then such a reader looks like one that is stuck. Two
+/// of the blocks that a tunnel writes, so that one is there while the next is fetched.
+const UNSENT: u32 = 128 * 1024;
+
 /// The listening sockets of one address: one for each worker.
 #[derive(Debug)]
 pub struct Listening {
@@ -125,6 +130,7 @@ pub fn set_options(socket: &SockRef<'_>, tcp: &Tcp) -> io::Result<()> {
         TcpKeepalive::new().with_time(tcp.keepalive).with_interval(KEEPALIVE_INTERVAL).with_retries(KEEPALIVE_PROBES);
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_keepalive(&keepalive)?;
+    socket.set_tcp_notsent_lowat(UNSENT)?;
     socket.set_tcp_user_timeout(Some(tcp.user_timeout))
 }
 

@@ -12,8 +12,11 @@ use support::gateway::{Gateway, Signal};
 use support::peer::Peer;
 use support::process::is_stopped;
 
-/// More than the kernel takes in one go, less than it holds.
+/// More than a tunnel reads in one go.
 const MANY: usize = 300_000;
+/// Less than the gateway's kernel takes for a reader that does not read, and more than goes into that reader's window.
+const HELD: usize = 100_000;
+const WINDOW: usize = 32 * 1024;
 
 #[test]
 fn what_the_server_sends_after_the_clients_fin_arrives() {
@@ -150,16 +153,16 @@ fn what_the_kernel_still_holds_when_the_tunnel_is_over_arrives() {
     let backend = Backend::start(|mut peer| {
         accept_websocket(&mut peer);
         peer.expect_eof();
-        peer.send(pattern(MANY));
+        peer.send(pattern(HELD));
         peer.finish_sending();
     });
     let gateway = gateway(&backend);
     let descriptors = gateway.descriptors();
     let mut client = narrow(&gateway);
     client.finish_sending();
-    assert_end(&gateway, "ClientClosed", 0, MANY);
+    assert_end(&gateway, "ClientClosed", 0, HELD);
     support::until("both sockets are closed", || gateway.descriptors() == descriptors);
-    assert!(client.read_to_end() == pattern(MANY), "the bytes are not those that were sent");
+    assert!(client.read_to_end() == pattern(HELD), "the bytes are not those that were sent");
 }
 
 #[test]
@@ -167,19 +170,19 @@ fn what_the_kernel_still_holds_for_the_server_arrives_too() {
     let (ended, has_ended) = mpsc::channel::<()>();
     let has_ended = Mutex::new(has_ended);
     let backend = Backend::start(move |mut peer| {
-        peer.set_receive_buffer(32 * 1024);
+        peer.set_receive_buffer(WINDOW);
         accept_websocket(&mut peer);
         peer.finish_sending();
         has_ended.lock().expect("one script").recv().expect("the test says when");
-        assert!(peer.read_to_end() == pattern(MANY), "the bytes are not those that were sent");
+        assert!(peer.read_to_end() == pattern(HELD), "the bytes are not those that were sent");
     });
     let gateway = gateway(&backend);
     let descriptors = gateway.descriptors();
     let (mut client, _) = Client::upgrade(gateway.address("web"), "/");
     client.expect_eof();
-    client.send(pattern(MANY));
+    client.send(pattern(HELD));
     client.finish_sending();
-    assert_end(&gateway, "ServerClosed", MANY, 0);
+    assert_end(&gateway, "ServerClosed", HELD, 0);
     support::until("both sockets are closed", || gateway.descriptors() == descriptors);
     ended.send(()).expect("the script waits");
     backend.finish();
@@ -196,7 +199,7 @@ fn gateway(backend: &Backend) -> Gateway {
 /// A client whose window holds but a part of it.
 fn narrow(gateway: &Gateway) -> Peer {
     let mut client = Client::connect_with(gateway.address("web"), |socket| {
-        socket.set_recv_buffer_size(32 * 1024).expect("SO_RCVBUF");
+        socket.set_recv_buffer_size(WINDOW).expect("SO_RCVBUF");
     });
     client.send(opening_handshake("localhost", "/", ""));
     assert!(client.read_head().starts_with("HTTP/1.1 101 "));

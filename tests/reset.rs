@@ -2,7 +2,10 @@
 
 mod support;
 
+use std::io::{ErrorKind, Write};
 use std::sync::{Mutex, mpsc};
+use std::thread;
+use std::time::Duration;
 
 use support::backend::{Backend, accept_websocket};
 use support::client::Client;
@@ -150,27 +153,22 @@ fn bytes_of_the_server_that_meet_a_client_that_has_reset_do_not_hide_it() {
 #[test]
 fn a_reset_ends_a_tunnel_that_is_full_in_both_directions() {
     for by in ["ClientReset", "ServerReset"] {
-        let (order, ordered) = mpsc::channel::<()>();
-        let ordered = Mutex::new(ordered);
+        let (give, given) = mpsc::channel();
         let backend = Backend::start(move |mut peer| {
             accept_websocket(&mut peer);
-            fill(&peer);
-            ordered.lock().expect("one script").recv().expect("the test says when");
-            match by {
-                "ServerReset" => peer.reset(),
-                _ => drop(peer.expect_reset()),
-            }
+            give.send(peer).expect("the test waits");
         });
         let gateway = gateway(&backend);
-        let (mut client, _) = Client::upgrade(gateway.address("web"), "/");
-        fill(&client);
-        if by == "ClientReset" {
-            client.reset();
-            order.send(()).expect("the script waits");
-        } else {
-            order.send(()).expect("the script waits");
-            client.expect_reset();
-        }
+        let (client, _) = Client::upgrade(gateway.address("web"), "/");
+        let server = given.recv_timeout(support::GUARD).expect("the backend has answered");
+        // Nobody reads before both are full: who does would let the other one send for ever.
+        thread::scope(|scope| {
+            scope.spawn(|| fill(&client));
+            scope.spawn(|| fill(&server));
+        });
+        let (resets, mut other) = if by == "ClientReset" { (client, server) } else { (server, client) };
+        resets.reset();
+        other.expect_reset();
         let record = gateway.record(|record| record["record"] == "tunnel");
         assert_eq!((&record["ended_by"], &record["cause"]), (&by.into(), &().into()), "{record}");
         backend.finish();
@@ -187,16 +185,15 @@ fn gateway(backend: &Backend) -> Gateway {
 
 /// Sends until nothing is taken any more.
 fn fill(peer: &Peer) {
-    use std::io::{ErrorKind, Write};
-
-    let mut stream = peer.stream();
-    stream.set_write_timeout(Some(std::time::Duration::from_millis(200))).expect("a timeout");
+    peer.stream().set_write_timeout(Some(Duration::from_millis(200))).expect("a timeout");
+    let mut sent = 0;
     loop {
-        match stream.write(&[7; 65_536]) {
-            Ok(_) => {}
+        match peer.stream().write(&[7; 65_536]) {
+            Ok(taken) => sent += taken,
             Err(error) if error.kind() == ErrorKind::WouldBlock => break,
             Err(error) => panic!("sending failed: {error}"),
         }
+        assert!(sent < 100 << 20, "somebody reads");
     }
 }
 

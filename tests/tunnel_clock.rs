@@ -20,6 +20,9 @@ const TIMEOUT: Duration = Duration::from_millis(300);
 /// How often something happens where the timeout must not run out, and for how long.
 const BEAT: Duration = Duration::from_millis(100);
 const LIVELY: Duration = Duration::from_millis(1100);
+/// More than the kernels of this machine hold between a sender and a reader that does not read.
+const MOST: u64 = 100 << 20;
+
 #[test]
 fn a_silent_tunnel_ends_as_idle() {
     let mut tunnel = Tunnel::open("idle");
@@ -172,11 +175,6 @@ impl Tunnel {
     }
 
     fn open_with(timeouts: &str) -> Self {
-        Self::open_to(1 << 20, timeouts)
-    }
-
-    /// With a client whose kernel holds just so much that it has not read.
-    fn open_to(window: usize, timeouts: &str) -> Self {
         let (backend, peers) = handing_over();
         let gateway = Gateway::start(&format!(
             "[gateway]\nworkers = 1\n[timeouts]\n{timeouts}\n[[listener]]\nname = \"web\"\nbind = \"127.0.0.1:0\"\n\
@@ -185,7 +183,8 @@ impl Tunnel {
         ));
         let descriptors = gateway.descriptors();
         let mut client = Client::connect_with(gateway.address("web"), |socket| {
-            socket.set_recv_buffer_size(window).expect("SO_RCVBUF");
+            // A window that is small opens again in small steps.
+            socket.set_recv_buffer_size(64 * 1024).expect("SO_RCVBUF");
         });
         client.send(opening_handshake("localhost", "/", ""));
         assert!(client.read_head().starts_with("HTTP/1.1 101 "));
@@ -250,19 +249,21 @@ fn send_until_reset(peer: &Peer) -> u64 {
             Err(error) if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => return sent,
             Err(error) => panic!("expected a reset: {error}"),
         }
+        assert!(sent < MOST, "somebody reads");
     }
 }
 
 /// Sends until nothing is taken any more.
 fn fill(peer: &Peer) {
     peer.stream().set_nonblocking(true).expect("a stream that does not block");
-    let mut last = Instant::now();
+    let (mut last, mut sent) = (Instant::now(), 0);
     while last.elapsed() < BEAT {
         match peer.stream().write(&[7; 65_536]) {
-            Ok(_) => last = Instant::now(),
+            Ok(taken) => (last, sent) = (Instant::now(), sent + taken as u64),
             Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(Duration::from_millis(1)),
             Err(error) => panic!("sending failed: {error}"),
         }
+        assert!(sent < MOST, "somebody reads");
     }
 }
 
