@@ -2,11 +2,14 @@
 
 use std::fmt;
 
-use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER, UPGRADE};
+use http::header::{
+    ALLOW, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE,
+};
 use http::{HeaderName, Response, StatusCode};
 
 use crate::proxy::body::Body;
 use crate::proxy::framing::FramingError;
+use crate::proxy::headers::has_token;
 use crate::proxy::opening::{AnswerError, OpeningError};
 use crate::proxy::route::RouteError;
 use crate::proxy::target::TargetError;
@@ -26,8 +29,8 @@ pub enum Rejection {
     Route(RouteError),
     /// The opening handshake.
     Opening(OpeningError),
-    /// A request that does not upgrade, where only upgrades are served.
-    PlainRefused,
+    /// A request that does not upgrade, where only upgrades to these protocols are served.
+    PlainRefused(HeaderValue),
     /// The request has been here before: our own name is in its Via.
     Loop,
     /// The gateway is about to end.
@@ -67,7 +70,7 @@ impl Rejection {
             Self::Route(RouteError::NotFound) => StatusCode::NOT_FOUND,
             Self::Route(RouteError::AmbiguousPath) | Self::Body(_) => StatusCode::BAD_REQUEST,
             Self::Opening(error) => opening_status(error),
-            Self::PlainRefused => StatusCode::UPGRADE_REQUIRED,
+            Self::PlainRefused(_) => StatusCode::UPGRADE_REQUIRED,
             Self::Loop => StatusCode::LOOP_DETECTED,
             Self::Draining | Self::TunnelsFull | Self::NoEndpoint => StatusCode::SERVICE_UNAVAILABLE,
             Self::Connect(ConnectError::TimedOut)
@@ -110,20 +113,29 @@ impl Rejection {
             StatusCode::METHOD_NOT_ALLOWED => {
                 say(ALLOW, "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
             }
-            // RFC 9110 section 15.5.22 and RFC 6455 section 4.4.
-            StatusCode::UPGRADE_REQUIRED => {
-                say(UPGRADE, "websocket");
-                say(http::header::SEC_WEBSOCKET_VERSION, "13");
-                say(CONNECTION, "upgrade");
-            }
+            StatusCode::UPGRADE_REQUIRED => self.require_upgrade(headers),
             StatusCode::SERVICE_UNAVAILABLE => {
                 say(RETRY_AFTER, "1");
             }
             _ => {}
         }
         if self.ends_connection() {
-            say(CONNECTION, "close");
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
+    }
+
+    /// RFC 9110 section 15.5.22: "The server MUST send an Upgrade header field in a 426 response to indicate the required
+    /// protocol(s)". RFC 6455 section 4.4: and which version of WebSocket.
+    fn require_upgrade(&self, headers: &mut HeaderMap) {
+        let protocols = match self {
+            Self::PlainRefused(protocols) => protocols.clone(),
+            _ => HeaderValue::from_static("websocket"),
+        };
+        headers.insert(UPGRADE, protocols);
+        if has_token(headers, &UPGRADE, "websocket") {
+            headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+        }
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     }
 
     /// After these nobody can be sure where the next request begins.
@@ -226,7 +238,7 @@ impl fmt::Display for Rejection {
             Self::Target(error) => error.fmt(f),
             Self::Route(error) => error.fmt(f),
             Self::Opening(error) => error.fmt(f),
-            Self::PlainRefused => f.write_str("only upgrades are served here"),
+            Self::PlainRefused(_) => f.write_str("only upgrades are served here"),
             Self::Loop => f.write_str("a loop: this gateway's own name came back in Via"),
             Self::Draining => f.write_str("the gateway is about to end"),
             Self::TunnelsFull => f.write_str("limits.tunnels is reached"),

@@ -94,14 +94,22 @@ fn where_no_route_matches_there_is_nothing() {
     gateway.stop();
 }
 
+/// 426 names what the route upgrades to (RFC 9110 section 15.5.22); where it upgrades to nothing, nothing is there.
 #[test]
-fn a_route_for_upgrades_alone_says_so() {
+fn a_route_for_upgrades_alone_says_to_which() {
     let gateway = gateway(&[
         ("sockets", "path = \"/ws\"\nplain = false"),
+        ("foo", "path = \"/foo\"\nplain = false\nupgrade = [\"foo\"]"),
+        ("both", "path = \"/both\"\nplain = false\nupgrade = [\"foo\", \"WebSocket\"]"),
         ("nothing", "path = \"/none\"\nplain = false\nupgrade = []"),
     ]);
-    let refused = Client::get(gateway.address("web"), "/ws");
-    assert_eq!((refused.status, refused.header("upgrade")), (426, Some("websocket")));
+    for (path, protocols, version) in
+        [("/ws", "websocket", Some("13")), ("/foo", "foo", None), ("/both", "foo, websocket", Some("13"))]
+    {
+        let refused = Client::get(gateway.address("web"), path);
+        assert_eq!((refused.status, refused.header("upgrade")), (426, Some(protocols)), "{path}");
+        assert_eq!(refused.header("sec-websocket-version"), version, "{path}");
+    }
     assert_eq!(Client::get(gateway.address("web"), "/none").status, 404);
     gateway.stop();
 }

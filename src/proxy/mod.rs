@@ -268,9 +268,13 @@ fn understand(
     let ask = Ask::parse(head.version, &head.method, &head.headers, &route.upgrade).map_err(Rejection::Opening)?;
     match ask {
         Ask::Plain if !route.plain && route.upgrade.is_empty() => Err(Rejection::Route(route::RouteError::NotFound)),
-        Ask::Plain if !route.plain => Err(Rejection::PlainRefused),
+        Ask::Plain if !route.plain => Err(Rejection::PlainRefused(protocols(&route.upgrade))),
         ask => Ok(Inbound { target, route: Arc::clone(route), ask, client, id: id_value(record) }),
     }
+}
+
+fn protocols(tokens: &[Box<str>]) -> HeaderValue {
+    HeaderValue::try_from(tokens.join(", ")).expect("the configuration takes tokens only")
 }
 
 fn id_value(record: &Record) -> HeaderValue {
@@ -438,8 +442,10 @@ fn fill(template: &Template, inbound: &Inbound, connection: &ConnContext, record
 }
 
 fn echo(inbound: &Inbound, connection: &ConnContext) -> Result<Answer, Rejection> {
-    let Ask::Upgrade(asked) = &inbound.ask else { return Err(Rejection::PlainRefused) };
-    let Some(websocket) = asked.websocket() else { return Err(Rejection::PlainRefused) };
+    // Whatever else may upgrade by the route's list: the echo speaks WebSocket and nothing else.
+    let refused = || Rejection::PlainRefused(HeaderValue::from_static("websocket"));
+    let Ask::Upgrade(asked) = &inbound.ask else { return Err(refused()) };
+    let websocket = asked.websocket().ok_or_else(refused)?;
     let place = place_for_tunnel(connection)?;
     let mut response = empty(StatusCode::SWITCHING_PROTOCOLS);
     let headers = response.headers_mut();
