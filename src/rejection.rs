@@ -151,6 +151,10 @@ pub enum ConnectionFault {
     MalformedHead(String),
     /// Request line and headers are larger than `limits.head_size`, or more than `limits.headers`; hyper has answered 431.
     HeadTooLarge,
+    /// The target is longer than hyper takes, which `limits.head_size` may allow; hyper has answered 414.
+    TargetTooLong,
+    /// The preface of HTTP/2, without TLS and unasked; hyper has answered nothing.
+    Http2,
     /// The client left within a head.
     LeftInHead,
     /// Nothing came at all.
@@ -168,8 +172,13 @@ pub enum ConnectionFault {
 impl ConnectionFault {
     /// What a connection's error means while a head is read.
     pub fn from_hyper(error: &hyper::Error) -> Self {
-        if error.is_parse_too_large() {
+        // hyper tells the two apart by their text alone.
+        if error.is_parse_too_large() && error.to_string() == "URI too long" {
+            Self::TargetTooLong
+        } else if error.is_parse_too_large() {
             Self::HeadTooLarge
+        } else if error.is_parse_version_h2() {
+            Self::Http2
         } else if error.is_parse() {
             Self::MalformedHead(error.to_string())
         } else {
@@ -180,7 +189,8 @@ impl ConnectionFault {
     /// Puts it into a record of its own. A connection that said nothing is no request: it has none.
     pub fn tell(&self, record: Record) {
         let status = match self {
-            Self::MalformedHead(_) | Self::PlainHttp => Some(StatusCode::BAD_REQUEST),
+            Self::MalformedHead(_) | Self::Http2 | Self::PlainHttp => Some(StatusCode::BAD_REQUEST),
+            Self::TargetTooLong => Some(StatusCode::URI_TOO_LONG),
             Self::HeadTooLarge => Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE),
             Self::HeadTooSlow => Some(StatusCode::REQUEST_TIMEOUT),
             Self::LeftInHead => None,
@@ -197,6 +207,10 @@ impl ConnectionFault {
     pub fn last_words(&self) -> &'static [u8] {
         match self {
             Self::HeadTooSlow => b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
+            Self::Http2 => {
+                b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: text/plain; charset=utf-8\r\n\
+                  \r\n400 Bad Request: this port speaks HTTP/1.1\n"
+            }
             Self::PlainHttp => {
                 b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: text/plain; charset=utf-8\r\n\
                   \r\n400 Bad Request: this port speaks TLS; ask it by https://\n"
@@ -262,6 +276,8 @@ impl fmt::Display for ConnectionFault {
         match self {
             Self::MalformedHead(error) => write!(f, "the head is not HTTP/1.1: {error}"),
             Self::HeadTooLarge => f.write_str("the head is larger than limits.head_size or limits.headers"),
+            Self::TargetTooLong => f.write_str("the target is longer than 65534 bytes"),
+            Self::Http2 => f.write_str("the head is not HTTP/1.1: it is the preface of HTTP/2"),
             Self::LeftInHead => f.write_str("the client left within a head"),
             Self::Mute => f.write_str("no request within timeouts.request_head"),
             Self::HeadTooSlow => f.write_str("the head was not whole within timeouts.request_head"),
