@@ -7,7 +7,7 @@ use std::fmt;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use hyper::body::Incoming;
@@ -28,6 +28,11 @@ use crate::worker;
 /// Bytes that hyper may hold of an answer that nobody reads: its own default is 408 KiB.
 const BUFFER: usize = 64 * 1024;
 
+/// How many full buffers may come before the head of an answer has been taken. The largest head with what is glued to it,
+/// and what hyper reads of the body meanwhile, are three. hyper reads over informational answers (103 and the like) within
+/// one turn of its task: without a bound a backend that sends nothing else keeps a worker for itself.
+const BUFFERS_A_HEAD: usize = 8;
+
 /// hyper's own future of the connection; its type has no name outside of hyper.
 type Driver = Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>;
 
@@ -36,7 +41,7 @@ pub struct Exchange {
     sender: SendRequest<RequestBody>,
     /// None once it has ended: hyper panics when it is polled then.
     driver: Option<Driver>,
-    answered: Arc<AtomicBool>,
+    come: Arc<Come>,
 }
 
 /// A connection that a task of its own drives, between or within exchanges. Dropping it closes it, whatever is under way.
@@ -44,7 +49,7 @@ pub struct Exchange {
 pub struct Connection {
     sender: SendRequest<RequestBody>,
     driving: Driving,
-    answered: Arc<AtomicBool>,
+    come: Arc<Come>,
 }
 
 /// The task that drives a connection; it ends when this is dropped.
@@ -71,20 +76,21 @@ pub struct Unanswered {
 impl Connection {
     /// Makes ready to speak over a fresh stream. `limits` bound the heads of answers.
     pub async fn over(stream: TcpStream, limits: &ClientLimits) -> Result<Self, ExchangeError> {
-        let (sender, driver, answered) = shake_hands(stream, limits).await?;
+        let (sender, driver, come) = shake_hands(stream, limits).await?;
         let driving = Driving(Some(worker::spawn_driver(driver)));
-        Ok(Self { sender, driving, answered })
+        Ok(Self { sender, driving, come })
     }
 
     /// Sends the request and waits for the head of its answer. Dropping the future closes the connection.
     pub async fn ask(&mut self, request: Request<RequestBody>) -> Result<Response<Incoming>, Unanswered> {
-        self.answered.store(false, Ordering::Relaxed);
+        self.come.begin();
         let answer = self.sender.try_send_request(request).await;
-        answer.map_err(|mut failed| {
+        let answer = answer.map_err(|mut failed| {
             let unsent = failed.take_message();
-            let answered = self.answered.load(Ordering::Relaxed);
-            Unanswered { error: ExchangeError { source: failed.into_error(), answered }, unsent }
-        })
+            Unanswered { error: self.come.failed(failed.into_error()), unsent }
+        })?;
+        self.come.end();
+        Ok(answer)
     }
 
     /// Closes it when what it does now is done.
@@ -110,26 +116,31 @@ pub struct ExchangeError {
     pub source: hyper::Error,
     /// Whether even one byte of an answer came.
     pub answered: bool,
+    /// Whether more came than the head of an answer can be.
+    endless: bool,
 }
 
 impl Exchange {
     /// Makes ready to speak over a fresh stream. `limits` bound the heads of answers.
     pub async fn over(stream: TcpStream, limits: &ClientLimits) -> Result<Self, ExchangeError> {
-        let (sender, driver, answered) = shake_hands(stream, limits).await?;
-        Ok(Self { sender, driver: Some(driver), answered })
+        let (sender, driver, come) = shake_hands(stream, limits).await?;
+        Ok(Self { sender, driver: Some(driver), come })
     }
 
     /// Sends the request and waits for the head of its answer. The connection is driven from in here: dropping the future
     /// drops it, and nothing stays open at the backend.
     pub async fn answer(&mut self, request: Request<RequestBody>) -> Result<Response<Incoming>, ExchangeError> {
-        let Self { sender, driver, answered } = self;
+        let Self { sender, driver, come } = self;
+        come.begin();
         let mut response = std::pin::pin!(sender.send_request(request));
         let polled = poll_fn(|cx| {
             // Its error also reaches the response, which knows more.
             let _ = poll_driver(driver, cx);
             response.as_mut().poll(cx)
         });
-        polled.await.map_err(|source| ExchangeError { source, answered: answered.load(Ordering::Relaxed) })
+        let answer = polled.await.map_err(|source| come.failed(source))?;
+        come.end();
+        Ok(answer)
     }
 
     /// After a 101: the raw stream, and what came behind the head.
@@ -139,7 +150,7 @@ impl Exchange {
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             _ => upgrade.as_mut().poll(cx),
         });
-        let upgraded = upgraded.await.map_err(|source| ExchangeError { source, answered: true })?;
+        let upgraded = upgraded.await.map_err(|source| ExchangeError { source, answered: true, endless: false })?;
         let parts = upgraded
             .downcast::<TokioIo<BackendIo>>()
             .expect("the stream that hyper gives back is the one that it was given");
@@ -157,17 +168,18 @@ impl Exchange {
 async fn shake_hands(
     stream: TcpStream,
     limits: &ClientLimits,
-) -> Result<(SendRequest<RequestBody>, Driver, Arc<AtomicBool>), ExchangeError> {
-    let answered = Arc::new(AtomicBool::new(false));
-    let io = BackendIo { io: TunnelIo::Tcp(stream), answered: Arc::clone(&answered) };
+) -> Result<(SendRequest<RequestBody>, Driver, Arc<Come>), ExchangeError> {
+    let buffer = BUFFER.max(limits.head_size);
+    let come = Arc::new(Come { bytes: AtomicUsize::new(0), most: BUFFERS_A_HEAD * buffer });
+    let io = BackendIo { io: TunnelIo::Tcp(stream), come: Arc::clone(&come) };
     let mut builder = Builder::new();
-    builder.max_buf_size(BUFFER.max(limits.head_size)).max_header_size(limits.head_size).preserve_header_case(true);
+    builder.max_buf_size(buffer).max_header_size(limits.head_size).preserve_header_case(true);
     if limits.headers != DEFAULT_HEADERS {
         builder.max_headers(limits.headers);
     }
     match builder.handshake(TokioIo::new(io)).await {
-        Ok((sender, driver)) => Ok((sender, Box::pin(driver.with_upgrades()), answered)),
-        Err(source) => Err(ExchangeError { source, answered: false }),
+        Ok((sender, driver)) => Ok((sender, Box::pin(driver.with_upgrades()), come)),
+        Err(source) => Err(come.failed(source)),
     }
 }
 
@@ -183,13 +195,14 @@ fn poll_driver(driver: &mut Option<Driver>, cx: &mut Context<'_>) -> Poll<hyper:
 
 impl fmt::Debug for Exchange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Exchange").field("answered", &self.answered).finish_non_exhaustive()
+        f.debug_struct("Exchange").field("come", &self.come).finish_non_exhaustive()
     }
 }
 
 impl fmt::Display for ExchangeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.source.is_parse_too_large(), self.source.is_parse()) {
+            _ if self.endless => f.write_str("the backend sent informational answers without end"),
             (true, _) => f.write_str("the head of the backend's answer is too large"),
             (_, true) => write!(f, "the backend's answer is not HTTP: {}", self.source),
             _ if self.source.is_incomplete_message() => f.write_str("the backend closed before its answer was whole"),
@@ -204,10 +217,45 @@ impl std::error::Error for ExchangeError {
     }
 }
 
-/// A backend's stream, that knows whether an answer has begun.
+/// How much has come since the backend was asked.
+#[derive(Debug)]
+struct Come {
+    bytes: AtomicUsize,
+    most: usize,
+}
+
+impl Come {
+    /// The head of the answer is there: what comes from here on is read as somebody wants it.
+    const HEAD: usize = usize::MAX;
+
+    fn begin(&self) {
+        self.bytes.store(0, Ordering::Relaxed);
+    }
+
+    fn end(&self) {
+        self.bytes.store(Self::HEAD, Ordering::Relaxed);
+    }
+
+    /// Counts what has been read; false when it is too much.
+    fn add(&self, bytes: usize) -> bool {
+        let before = self.bytes.load(Ordering::Relaxed);
+        if before == Self::HEAD {
+            return true;
+        }
+        self.bytes.store(before + bytes, Ordering::Relaxed);
+        before + bytes <= self.most
+    }
+
+    fn failed(&self, source: hyper::Error) -> ExchangeError {
+        let bytes = self.bytes.load(Ordering::Relaxed);
+        ExchangeError { source, answered: bytes > 0, endless: bytes > self.most }
+    }
+}
+
+/// A backend's stream, that knows how much of an answer has come.
 struct BackendIo {
     io: TunnelIo,
-    answered: Arc<AtomicBool>,
+    come: Arc<Come>,
 }
 
 impl AsyncRead for BackendIo {
@@ -218,8 +266,8 @@ impl AsyncRead for BackendIo {
     ) -> Poll<std::io::Result<()>> {
         let before = buffer.filled().len();
         let polled = self.io.poll_read(cx, buffer);
-        if buffer.filled().len() > before {
-            self.answered.store(true, Ordering::Relaxed);
+        if !self.come.add(buffer.filled().len() - before) {
+            return Poll::Ready(Err(std::io::Error::other("no head of an answer")));
         }
         polled
     }
