@@ -12,6 +12,7 @@ pub mod backend;
 pub mod client;
 pub mod frame;
 pub mod gateway;
+pub mod mirror;
 pub mod network;
 pub mod peer;
 pub mod process;
