@@ -8,9 +8,8 @@ use std::thread;
 use serde_json::Value;
 use support::backend::{Backend, accept_websocket};
 use support::client::{Client, opening_handshake};
-use support::gateway::{Gateway, Signal};
+use support::gateway::Gateway;
 use support::peer::Peer;
-use support::process::is_stopped;
 
 /// More than a tunnel reads in one go.
 const MANY: usize = 300_000;
@@ -83,16 +82,17 @@ fn bytes_and_the_fin_behind_them_may_come_at_once() {
         });
         let gateway = gateway(&backend);
         let (mut client, _) = Client::upgrade(gateway.address("web"), "/");
-        while_stopped(&gateway, || {
-            let mut sender = client.sender();
-            // The kernel may not take all of it before the gateway reads again, hence a thread.
-            thread::spawn(move || {
-                sender.send(pattern(length));
-                sender.finish_sending();
+        gateway
+            .standing_still(|| {
+                let mut sender = client.sender();
+                // The kernel may not take all of it before the gateway reads again, hence a thread.
+                thread::spawn(move || {
+                    sender.send(pattern(length));
+                    sender.finish_sending();
+                })
             })
-        })
-        .join()
-        .expect("all is sent");
+            .join()
+            .expect("all is sent");
         assert!(client.read_to_end() == pattern(length), "the bytes are not those that were sent");
         assert_end(&gateway, "ClientClosed", length, length);
         backend.finish();
@@ -115,7 +115,7 @@ fn both_sides_may_end_at_once() {
     });
     let gateway = gateway(&backend);
     let (mut client, _) = Client::upgrade(gateway.address("web"), "/");
-    while_stopped(&gateway, || {
+    gateway.standing_still(|| {
         client.send("from the client");
         client.finish_sending();
         start.send(()).expect("the script waits");
@@ -204,15 +204,6 @@ fn narrow(gateway: &Gateway) -> Peer {
     client.send(opening_handshake("localhost", "/", ""));
     assert!(client.read_head().starts_with("HTTP/1.1 101 "));
     client
-}
-
-/// Does `work` while the gateway does not run, so that it meets all of it at once.
-fn while_stopped<T>(gateway: &Gateway, work: impl FnOnce() -> T) -> T {
-    gateway.signal(Signal::SIGSTOP);
-    support::until("the gateway stands still", || is_stopped(gateway.pid()));
-    let result = work();
-    gateway.signal(Signal::SIGCONT);
-    result
 }
 
 fn tunnel_of(gateway: &Gateway) -> Value {

@@ -9,9 +9,8 @@ use std::time::Duration;
 
 use support::backend::{Backend, accept_websocket};
 use support::client::Client;
-use support::gateway::{Gateway, Signal};
+use support::gateway::Gateway;
 use support::peer::Peer;
-use support::process::is_stopped;
 
 #[test]
 fn a_reset_of_the_client_arrives_as_a_reset() {
@@ -114,7 +113,7 @@ fn a_reset_that_a_write_meets_first_is_no_end() {
         });
         let gateway = gateway(&backend);
         let (mut client, _) = Client::upgrade(gateway.address("web"), "/");
-        while_stopped(&gateway, || {
+        gateway.standing_still(|| {
             client.send("nobody reads this");
             order.send(()).expect("the script waits");
             has_reset.recv_timeout(support::GUARD).expect("the script resets");
@@ -139,7 +138,7 @@ fn bytes_of_the_server_that_meet_a_client_that_has_reset_do_not_hide_it() {
     });
     let gateway = gateway(&backend);
     let (mut client, _) = Client::upgrade(gateway.address("web"), "/");
-    while_stopped(&gateway, || {
+    gateway.standing_still(|| {
         client.send("last words");
         client.reset();
         order.send(()).expect("the script waits");
@@ -195,14 +194,6 @@ fn fill(peer: &Peer) {
         }
         assert!(sent < 100 << 20, "somebody reads");
     }
-}
-
-/// Does `work` while the gateway does not run, so that it meets all of it at once.
-fn while_stopped(gateway: &Gateway, work: impl FnOnce()) {
-    gateway.signal(Signal::SIGSTOP);
-    support::until("the gateway stands still", || is_stopped(gateway.pid()));
-    work();
-    gateway.signal(Signal::SIGCONT);
 }
 
 #[track_caller]

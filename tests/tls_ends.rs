@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use rustls::{SupportedProtocolVersion, version};
 use serde_json::{Value, json};
-use support::GUARD;
 use support::backend::{self, Backend};
 use support::client::{Client, opening_handshake};
 use support::gateway::{Gateway, Signal};
 use support::peer::Peer;
 use support::tls::{Authority, secure};
+use support::{GUARD, until};
 use tokio_rustls::rustls;
 
 struct Stand {
@@ -124,6 +124,31 @@ fn a_truncated_echo_is_recorded_as_one() {
     client.truncate();
     client.expect_eof();
     stand.expect_record("ClientTruncated", 0, 0);
+    stand.stop();
+}
+
+/// The last words of a server that closes with bytes unread, and its reset, are found at once. They are delivered, and then
+/// the client is cut: a close_notify between them would call that an end in order.
+#[test]
+fn a_reset_of_the_server_is_a_reset_and_no_close_notify() {
+    const LAST_WORDS: usize = 20_000;
+    let stand = Stand::start("");
+    for version in VERSIONS {
+        for more in ["", "more"] {
+            let (mut client, mut server) = stand.tunnel_by(version);
+            client.send("unread");
+            until("it has come", || server.stream().peek(&mut [0; 6]).is_ok_and(|came| came == 6));
+            stand.gateway.standing_still(|| {
+                server.send([7; LAST_WORDS]);
+                drop(server);
+                client.send(more);
+            });
+            assert!(client.expect_reset() == [7; LAST_WORDS], "not all came, or other bytes ({more:?})");
+            let state = client.tls().connection().process_new_packets().expect("nothing forged");
+            assert!(!state.peer_has_closed(), "a close_notify came before the reset ({more:?})");
+            stand.expect_record("ServerReset", 6, LAST_WORDS);
+        }
+    }
     stand.stop();
 }
 

@@ -85,19 +85,19 @@ impl Direction {
         self.marks.ended.get_or_insert(now);
     }
 
-    /// Moves what can be moved now. Ready once the direction has ended; `last` says that the sink's own source has ended,
-    /// so that closing the socket says all that a shutdown would.
+    /// Moves what can be moved now. Ready once the direction has ended; `silently` says that its end is not passed on here:
+    /// the sink is about to be closed or cut, and learns it by that.
     pub(super) fn poll(
         &mut self,
         from: &mut TunnelIo,
         to: &mut TunnelIo,
         buffer: &mut [u8],
-        last: bool,
+        silently: bool,
         cx: &mut Context<'_>,
         now: Instant,
     ) -> Poll<Result<(), Break>> {
         let moved_before = self.moved;
-        let polled = self.poll_states(from, to, buffer, last, cx);
+        let polled = self.poll_states(from, to, buffer, silently, cx);
         self.mark(moved_before, now);
         polled
     }
@@ -107,7 +107,7 @@ impl Direction {
         from: &mut TunnelIo,
         to: &mut TunnelIo,
         buffer: &mut [u8],
-        last: bool,
+        silently: bool,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Break>> {
         let mut reads = 0;
@@ -137,7 +137,7 @@ impl Direction {
                     ready!(to.poll_flush(cx)).map_err(Break::Sink)?;
                     State::Empty
                 }
-                State::Ending if last && to.ends_by_closing() => State::Ended,
+                State::Ending if silently => State::Ended,
                 State::Ending => {
                     ready!(to.poll_shutdown(cx)).map_err(Break::Sink)?;
                     State::Ended

@@ -188,12 +188,16 @@ impl Tunnel {
     }
 
     fn poll_direction(&mut self, source: Party, cx: &mut Context<'_>, now: Instant) -> Option<EndedBy> {
-        let Self { sides, sent, received, .. } = self;
+        let Self { sides, sent, received, broken, .. } = self;
         let Sides { client, server } = sides.as_mut().expect("a tunnel has its sides until it has ended");
-        let polled = WORKER_BUFFER.with_borrow_mut(|buffer| match source {
-            Party::Client => sent.poll(client, server, buffer, received.has_ended(), cx, now),
-            Party::Server => received.poll(server, client, buffer, sent.has_ended(), cx, now),
-        });
+        let (direction, back, from, to) = match source {
+            Party::Client => (sent, received, client, server),
+            Party::Server => (received, sent, server, client),
+        };
+        // A broken source has no end that could be passed on: what follows its last bytes is a reset, over TLS too. And when
+        // the sink's own source has ended, closing a plain socket says all that ending our direction would.
+        let silently = *broken == Some(source) || (back.has_ended() && to.ends_by_closing());
+        let polled = WORKER_BUFFER.with_borrow_mut(|buffer| direction.poll(from, to, buffer, silently, cx, now));
         self.follow(source, polled, now)
     }
 

@@ -14,7 +14,7 @@ use std::time::Instant;
 pub use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use super::{GUARD, process};
+use super::{GUARD, process, until};
 
 /// A running gateway. It is ended where it is dropped, at the latest.
 pub struct Gateway {
@@ -138,6 +138,17 @@ impl Gateway {
     pub fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.pid()).expect("an id of a process");
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).expect("the gateway runs");
+    }
+
+    /// Does `meanwhile` while the gateway stands still, so that it then finds all of that at once.
+    #[track_caller]
+    pub fn standing_still<T>(&self, meanwhile: impl FnOnce() -> T) -> T {
+        self.signal(Signal::SIGSTOP);
+        // A signal is sent long before it has come.
+        until("the gateway stands still", || process::is_stopped(self.pid()));
+        let result = meanwhile();
+        self.signal(Signal::SIGCONT);
+        result
     }
 
     /// Waits for a record of which `wanted` is true. Each record is given out once, so asking again for the like waits
