@@ -147,6 +147,24 @@ impl Direction {
         }
     }
 
+    /// Offers to a kernel that has not called the sink writable what waits for it, and says whether any of it moved.
+    pub(super) fn press(&mut self, to: &mut TunnelIo, now: Instant) -> bool {
+        if self.marks.waiting.is_none() {
+            return false;
+        }
+        let waiting = match &self.state {
+            State::Holding(held) => &held.bytes[held.taken..],
+            _ => &[],
+        };
+        let Some(count) = to.press(waiting) else { return false };
+        if let State::Holding(held) = &mut self.state {
+            held.taken += count;
+        }
+        self.moved += count as u64;
+        (self.marks.moved, self.marks.waiting) = (now, Some(now));
+        true
+    }
+
     fn mark(&mut self, moved_before: u64, now: Instant) {
         let moved = self.moved != moved_before;
         if moved {

@@ -49,6 +49,21 @@ impl TunnelIo {
         }
     }
 
+    /// Writes past the word of epoll, which calls a socket writable only when a third of what the kernel holds for it is gone:
+    /// that can be megabytes, and a slow reader is long since at work on them. None where nothing moved; otherwise how many
+    /// of `bytes` were taken (none, where older bytes moved). It never waits and wakes nobody, and what is wrong with the
+    /// socket is left for the next write to find.
+    pub fn press(&mut self, bytes: &[u8]) -> Option<usize> {
+        match self {
+            Self::Tcp(stream) => socket::offer(stream, bytes).ok().filter(|taken| *taken > 0),
+            Self::TlsDown(tls) => {
+                let (stream, connection) = tls.stream.get_mut();
+                let written = connection.write_tls(&mut Offer(stream)).ok()?;
+                (written > 0).then_some(0)
+            }
+        }
+    }
+
     /// Whether everything that was taken has reached the kernel.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
@@ -103,6 +118,19 @@ impl TunnelIo {
             Self::Tcp(_) => false,
             Self::TlsDown(tls) => tls.truncated,
         }
+    }
+}
+
+/// Where a TLS connection writes in [`TunnelIo::press`].
+struct Offer<'a>(&'a TcpStream);
+
+impl io::Write for Offer<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        socket::offer(self.0, bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

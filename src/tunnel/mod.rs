@@ -258,6 +258,8 @@ impl Tunnel {
         let mut now = now;
         loop {
             match clock::next(now, &self.sent.marks, &self.received.marks, &self.limits) {
+                // What moved is to be followed by the rest, and by what the source has.
+                Next::End(EndedBy::Stalled) if self.press(now) => cx.waker().wake_by_ref(),
                 Next::End(by) => return Poll::Ready(by),
                 Next::SleepUntil(due) => match self.alarm.poll(due, cx) {
                     Poll::Ready(()) => now = Instant::now(),
@@ -265,6 +267,13 @@ impl Tunnel {
                 },
             }
         }
+    }
+
+    /// Whether a direction that seems stuck moves after all.
+    fn press(&mut self, now: Instant) -> bool {
+        let Some(Sides { client, server }) = &mut self.sides else { return false };
+        let (sent, received) = (self.sent.press(server, now), self.received.press(client, now));
+        sent || received
     }
 
     /// Of the Close that passed: the client's where both sent one, since the other is its echo.

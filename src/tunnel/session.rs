@@ -5,7 +5,7 @@ use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
-use std::{future, io};
+use std::{future, io, mem};
 
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -34,9 +34,22 @@ pub async fn echo(client: Side, max_message: usize, timeouts: ExchangeTimeouts, 
             if holds.seat.registration.entry().ordered() == Order::HardStop {
                 return Poll::Ready((EndedBy::HardStop, None));
             }
-            match conversation.as_mut().poll(cx) {
-                Poll::Ready(end) => Poll::Ready(ended_by(end, lock(&progress).truncated)),
-                Poll::Pending => vigil.poll(cx).map(|by| (by, None)),
+            let mut pressed = false;
+            loop {
+                if let Poll::Ready(end) = conversation.as_mut().poll(cx) {
+                    return Poll::Ready(ended_by(end, lock(&progress).truncated));
+                }
+                match ready!(vigil.poll(cx)) {
+                    // Once more, and this time past the word of epoll: a slow reader may be at work on what waits.
+                    EndedBy::Stalled if !pressed => {
+                        lock(&progress).press = true;
+                        pressed = true;
+                    }
+                    by => {
+                        lock(&progress).abort = by == EndedBy::Stalled;
+                        return Poll::Ready((by, None));
+                    }
+                }
             }
         })
         .await
@@ -64,6 +77,8 @@ struct Progress {
     received: u64,
     reading: Marks,
     writing: Marks,
+    /// The next write is to press: the clock says that nothing moves.
+    press: bool,
     abort: bool,
     /// The client's end was a FIN without close_notify.
     truncated: bool,
@@ -76,9 +91,14 @@ impl Progress {
             received: 0,
             reading: Marks::new(now),
             writing: Marks::new(now),
+            press: false,
             abort: false,
             truncated: false,
         }
+    }
+
+    fn waits(&mut self, now: Instant) {
+        self.writing.waiting.get_or_insert(now);
     }
 }
 
@@ -100,10 +120,7 @@ impl Vigil<'_> {
                 clock::next(Instant::now(), &progress.reading, &progress.writing, &self.limits)
             };
             match next {
-                Next::End(by) => {
-                    lock(self.progress).abort = by == EndedBy::Stalled;
-                    return Poll::Ready(by);
-                }
+                Next::End(by) => return Poll::Ready(by),
                 Next::SleepUntil(due) => ready!(self.alarm.poll(due, cx)),
             }
         }
@@ -139,9 +156,27 @@ impl AsyncRead for Stream {
     }
 }
 
+impl Stream {
+    /// Where the clock says that nothing moves, and something does after all: how many of `bytes` were taken (none, where
+    /// older bytes moved).
+    fn press(&mut self, bytes: &[u8]) -> Option<usize> {
+        if !mem::take(&mut lock(&self.progress).press) {
+            return None;
+        }
+        let taken = self.io.press(bytes)?;
+        let now = Instant::now();
+        let mut progress = lock(&self.progress);
+        (progress.writing.moved, progress.writing.waiting) = (now, Some(now));
+        Some(taken)
+    }
+}
+
 impl AsyncWrite for Stream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let polled = self.io.poll_write(cx, bytes);
+        let polled = match self.press(bytes) {
+            Some(taken @ 1..) => Poll::Ready(Ok(taken)),
+            _ => self.io.poll_write(cx, bytes),
+        };
         let now = Instant::now();
         let mut progress = lock(&self.progress);
         match &polled {
@@ -151,15 +186,21 @@ impl AsyncWrite for Stream {
                 progress.writing.waiting = None;
             }
             Poll::Ready(Err(_)) => {}
-            Poll::Pending => {
-                progress.writing.waiting.get_or_insert(now);
-            }
+            Poll::Pending => progress.waits(now),
         }
         polled
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.io.poll_flush(cx)
+        self.press(&[]);
+        let polled = self.io.poll_flush(cx);
+        let mut progress = lock(&self.progress);
+        match polled {
+            // What TLS has taken and holds inside waits like any other bytes.
+            Poll::Pending => progress.waits(Instant::now()),
+            Poll::Ready(_) => progress.writing.waiting = None,
+        }
+        polled
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -14,11 +14,13 @@ pub mod frame;
 pub mod gateway;
 pub mod mirror;
 pub mod network;
+pub mod pauses;
 pub mod peer;
 pub mod process;
 pub mod syscalls;
 pub mod tls;
 pub mod tree;
+pub mod tunnels;
 
 use std::thread;
 use std::time::{Duration, Instant};
