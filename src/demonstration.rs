@@ -142,7 +142,7 @@ async fn serve(listener: TcpListener) {
 async fn converse(stream: TcpStream) {
     // The crate that speaks WebSocket answers the handshake; what is no handshake gets its 400.
     if let Ok((_, websocket)) = tokio_websockets::ServerBuilder::new().accept(stream).await {
-        echo::echo(websocket.into_inner(), MAX_MESSAGE).await;
+        echo::echo(websocket.into_inner(), MAX_MESSAGE, |_| {}).await;
     }
 }
 

@@ -2,19 +2,26 @@
 
 mod support;
 
+use std::time::{Duration, Instant};
+
 use serde_json::{Value, json};
 use support::client::{Client, opening_handshake};
 use support::frame::{self, BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, close_payload};
 use support::gateway::Gateway;
 use support::peer::Peer;
+use support::until;
 
 fn gateway() -> Gateway {
-    Gateway::start(
-        "[gateway]\nworkers = 1\n[timeouts]\nidle = \"300ms\"\nstall = \"300ms\"\n\
+    gateway_with("idle = \"300ms\"\nstall = \"300ms\"")
+}
+
+fn gateway_with(timeouts: &str) -> Gateway {
+    Gateway::start(&format!(
+        "[gateway]\nworkers = 1\n[timeouts]\n{timeouts}\n\
          [[listener]]\nname = \"web\"\nbind = \"127.0.0.1:0\"\n\
          [[route]]\nname = \"echo\"\nservice = \"echo\"\n\
-         [[route]]\nname = \"small\"\npath = \"/small\"\nservice = \"echo\"\nwebsocket = { max_message = \"1KiB\" }\n",
-    )
+         [[route]]\nname = \"small\"\npath = \"/small\"\nservice = \"echo\"\nwebsocket = {{ max_message = \"1KiB\" }}\n",
+    ))
 }
 
 fn talk(gateway: &Gateway, path: &str) -> Peer {
@@ -133,19 +140,77 @@ fn a_thousand_messages_behind_the_request_are_answered_in_their_order() {
 }
 
 #[test]
-fn a_silent_client_and_one_that_ignores_our_close_are_ended_by_the_clock() {
+fn a_silent_client_is_ended_by_the_clock() {
     let gateway = gateway();
     let mut silent = talk(&gateway, "/");
     silent.expect_end();
     let record = assert_ended(&gateway, "Idle", None);
     assert!(record["lasted_ms"].as_f64() >= Some(300.0), "{record}");
-    // It was sent a Close and never ends its own direction.
-    let mut stubborn = talk(&gateway, "/");
-    stubborn.send(frame::server(TEXT, true, "no mask"));
-    assert_eq!(frame::read(&mut stubborn).close_code(), Some(1002));
-    let record = gateway.record(|record| record["record"] == "tunnel");
-    assert!(record["lasted_ms"].as_f64() >= Some(300.0), "{record}");
-    drop(stubborn);
+    gateway.stop();
+}
+
+/// Whatever the client was told, it may stay without a word: a clock of the gateway's ends that, and the record says what
+/// ended the conversation, not that the client was slow to leave.
+#[test]
+fn a_client_that_never_leaves_after_our_close_is_bounded_in_time() {
+    for timeouts in ["half_close = \"200ms\"\nidle = \"1h\"", "half_close = \"1h\"\nidle = \"200ms\""] {
+        let gateway = gateway_with(timeouts);
+        let at_rest = gateway.descriptors();
+        for (sent, code, ended_by) in [
+            (frame::client(CLOSE, true, close_payload(1000, "")), 1000, "ClientClosed"),
+            (frame::client(3, true, "no such opcode"), 1002, "Malformed"),
+            (frame::client(BINARY, true, vec![0; (1 << 20) + 1])[..20].to_vec(), 1009, "Limit"),
+        ] {
+            let mut stubborn = talk(&gateway, "/");
+            let began = Instant::now();
+            stubborn.send(sent);
+            assert_eq!(frame::read(&mut stubborn).close_code(), Some(code));
+            stubborn.expect_eof();
+            assert_ended(&gateway, ended_by, Some(code));
+            let took = began.elapsed();
+            assert!(took >= Duration::from_millis(200), "it ended before its time: after {took:?}");
+            until("its descriptor is given back", || gateway.descriptors() == at_rest);
+        }
+        gateway.stop();
+    }
+}
+
+#[test]
+fn a_client_that_goes_on_talking_after_our_close_is_bounded_in_time_too() {
+    let gateway = gateway_with("half_close = \"200ms\"\nidle = \"1h\"");
+    let mut client = talk(&gateway, "/");
+    client.send(frame::client(3, true, "no such opcode"));
+    assert_eq!(frame::read(&mut client).close_code(), Some(1002));
+    client.expect_eof();
+    until("nobody listens any more", || client.try_send([0]).is_err());
+    assert_ended(&gateway, "Malformed", Some(1002));
+    gateway.stop();
+}
+
+#[test]
+fn a_client_that_leaves_without_a_close_is_recorded_as_it_left() {
+    let gateway = gateway();
+    let mut whole = talk(&gateway, "/");
+    whole.finish_sending();
+    whole.expect_eof();
+    assert_ended(&gateway, "ClientClosed", None);
+    let mut half = talk(&gateway, "/");
+    half.send(&frame::client(TEXT, true, "half a frame")[..9]);
+    half.finish_sending();
+    half.expect_eof();
+    assert_eq!(assert_ended(&gateway, "ClientClosed", None)["sent"], 9);
+    talk(&gateway, "/").reset();
+    assert_ended(&gateway, "ClientReset", None);
+    gateway.stop();
+}
+
+#[test]
+fn a_message_at_the_limit_of_its_route_comes_back() {
+    let gateway = gateway();
+    let mut client = talk(&gateway, "/small");
+    client.send(frame::client(BINARY, true, [7; 1024]));
+    assert_eq!(frame::read(&mut client).payload, [7; 1024]);
+    drop(client);
     gateway.stop();
 }
 

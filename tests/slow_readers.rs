@@ -10,7 +10,7 @@ mod support;
 
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use support::GUARD;
@@ -38,6 +38,10 @@ struct Stand {
 
 impl Stand {
     fn start() -> Self {
+        Self::start_with("")
+    }
+
+    fn start_with(timeouts: &str) -> Self {
         let (hand_over, ends) = channel();
         let backend = Backend::start(move |mut peer| {
             peer.stop_logging();
@@ -46,7 +50,7 @@ impl Stand {
         });
         let authority = Authority::new();
         let gateway = Gateway::start(&format!(
-            "[gateway]\nworkers = 1\n[timeouts]\nstall = \"{}ms\"\n\
+            "[gateway]\nworkers = 1\n[timeouts]\nstall = \"{}ms\"\n{timeouts}\n\
              [[listener]]\nname = \"ws\"\nbind = \"127.0.0.1:0\"\n\
              [[listener]]\nname = \"wss\"\nbind = \"127.0.0.1:0\"\n{}\
              [upstream.b]\nendpoints = [\"{}\"]\n[[route]]\nupstream = \"b\"\n\
@@ -111,6 +115,26 @@ fn a_client_of_the_echo_that_reads_a_little_in_time_is_left_alone() {
 #[test]
 fn a_client_of_the_echo_over_tls_that_reads_a_little_in_time_is_left_alone() {
     left_alone("wss", echo, &frame::client(frame::BINARY, true, [7; 4_000]));
+}
+
+/// What TLS holds waits like other bytes. Stuck is not idle, though nothing moves for much longer than that.
+#[test]
+fn who_stops_reading_over_tls_is_stalled_and_not_idle() {
+    let stand = Stand::start_with("idle = \"100ms\"");
+    for (open, message) in [
+        (Stand::tunnel as fn(&Stand, &str) -> (Peer, Peer), vec![7; 16 * 1024]),
+        (echo, frame::client(frame::BINARY, true, [7; 4_000])),
+    ] {
+        let began = Instant::now();
+        let (stopped, mut sender) = open(&stand, "wss");
+        // The less goes in, the sooner it is stuck.
+        sender.set_send_buffer(LITTLE);
+        while sender.try_send(&message).is_ok() {}
+        assert!(began.elapsed() >= LIMIT, "it ended before its time");
+        assert_eq!(stand.record()["ended_by"], "Stalled");
+        drop(stopped);
+    }
+    stand.stop();
 }
 
 /// The client's end, twice: who sends to the echo is who reads.

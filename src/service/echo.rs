@@ -46,14 +46,20 @@ impl EchoEnd {
 pub const LARGEST_MESSAGE: usize = 64 << 20;
 
 /// Echoes over `stream`, whose 101 has been sent, until either side closes it. A message may have `max_message` bytes
-/// (at most [`LARGEST_MESSAGE`]), in one frame or in many.
-pub async fn echo<S: AsyncRead + AsyncWrite + Unpin>(stream: S, max_message: usize) -> EchoEnd {
+/// (at most [`LARGEST_MESSAGE`]), in one frame or in many. `told` is called when the conversation has ended and only the
+/// connection remains to be closed, which takes as long as the client pleases.
+pub async fn echo<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    max_message: usize,
+    told: impl FnOnce(EchoEnd),
+) -> EchoEnd {
     let max_message = max_message.min(LARGEST_MESSAGE);
     let mut socket = ServerBuilder::new()
         .limits(Limits::default().max_payload_len(Some(max_message.max(LONGEST_CONTROL))))
         .config(Config::default().frame_size(max_message.max(1)))
         .serve(stream);
     let end = answer_all(&mut socket, max_message).await;
+    told(end);
     if end != EchoEnd::ClientReset {
         close(socket.into_inner(), max_message).await;
     }
@@ -166,7 +172,7 @@ mod tests {
 
     #[test]
     fn the_future_is_small_and_may_move_between_threads() {
-        fn size<F: Future + Send>(_: fn(tokio::net::TcpStream, usize) -> F) -> usize {
+        fn size<F: Future + Send>(_: fn(tokio::net::TcpStream, usize, fn(EchoEnd)) -> F) -> usize {
             size_of::<F>()
         }
         assert!(size(echo) <= 1024, "{}", size(echo));
@@ -364,7 +370,7 @@ mod tests {
     /// Sends `unit` over and over and reads nothing, until no side moves any more or `enough` has been taken.
     fn pour(client: DuplexStream, server: DuplexStream, unit: &[u8], enough: usize) -> usize {
         let mut context = Context::from_waker(Waker::noop());
-        let (mut client, mut echo, mut accepted) = (pin!(client), pin!(echo(server, MAX)), 0);
+        let (mut client, mut echo, mut accepted) = (pin!(client), pin!(echo(server, MAX, |_| {})), 0);
         while accepted < enough {
             let ended = echo.as_mut().poll(&mut context);
             assert_eq!(ended, Poll::Pending);
@@ -398,7 +404,8 @@ mod tests {
         std::thread::scope(|scope| {
             scope.spawn(|| client(stream));
             let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
-            runtime.block_on(async { echo(tokio::net::TcpStream::from_std(accepted).unwrap(), max_message).await })
+            runtime
+                .block_on(async { echo(tokio::net::TcpStream::from_std(accepted).unwrap(), max_message, |_| {}).await })
         })
     }
 

@@ -26,7 +26,8 @@ pub async fn echo(client: Side, max_message: usize, timeouts: ExchangeTimeouts, 
     let progress = Arc::new(Mutex::new(Progress::new(now)));
     let stream = Stream { io: client.io, leftover: client.leftover, progress: Arc::clone(&progress) };
     let end = {
-        let mut conversation = pin!(echo::echo(stream, max_message));
+        let told = |end| lock(&progress).told = Some(end);
+        let mut conversation = pin!(echo::echo(stream, max_message, told));
         let mut vigil =
             Vigil { progress: &progress, limits: Limits::from(&timeouts), alarm: Alarm::new(now + timeouts.idle) };
         future::poll_fn(|cx| {
@@ -46,8 +47,11 @@ pub async fn echo(client: Side, max_message: usize, timeouts: ExchangeTimeouts, 
                         pressed = true;
                     }
                     by => {
-                        lock(&progress).abort = by == EndedBy::Stalled;
-                        return Poll::Ready((by, None));
+                        let mut progress = lock(&progress);
+                        progress.abort = by == EndedBy::Stalled;
+                        let truncated = progress.truncated;
+                        // A client that was told goodbye and does not leave is given up: the end is what it was told.
+                        return Poll::Ready(progress.told.map_or((by, None), |end| ended_by(end, truncated)));
                     }
                 }
             }
@@ -80,6 +84,8 @@ struct Progress {
     /// The next write is to press: the clock says that nothing moves.
     press: bool,
     abort: bool,
+    /// How the conversation ended; the connection is still to be closed.
+    told: Option<EchoEnd>,
     /// The client's end was a FIN without close_notify.
     truncated: bool,
 }
@@ -93,6 +99,7 @@ impl Progress {
             writing: Marks::new(now),
             press: false,
             abort: false,
+            told: None,
             truncated: false,
         }
     }
@@ -150,7 +157,10 @@ impl AsyncRead for Stream {
         let read = (buffer.filled().len() - before) as u64;
         if read > 0 {
             progress.sent += read;
-            progress.reading.moved = Instant::now();
+            // After our end what still comes is thrown away: it keeps nothing alive.
+            if progress.writing.ended.is_none() {
+                progress.reading.moved = Instant::now();
+            }
         }
         Poll::Ready(Ok(()))
     }
