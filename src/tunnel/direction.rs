@@ -225,3 +225,54 @@ impl Held {
         Poll::Ready(Ok(()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::{Wake, Waker};
+
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Much has come, and the sink takes all of it: still it goes out in turns, and after each the next is asked for.
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_poll_moves_so_many_reads_and_asks_for_the_next() {
+        const READ: usize = 1024;
+        const ALL: usize = 10 * READS_A_POLL * READ;
+        let (mut sender, from) = pair().await;
+        let (_reader, to) = pair().await;
+        sender.write_all(&[7; ALL]).unwrap();
+        while from.peek(&mut [0; ALL]).await.unwrap() < ALL {}
+        to.writable().await.unwrap();
+
+        let (mut from, mut to) = (TunnelIo::Tcp(from), TunnelIo::Tcp(to));
+        let mut direction = Direction::new(Cursor::opaque(), &Bytes::new(), Instant::now());
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(Arc::clone(&woken));
+        for turn in 1..=10 {
+            let mut cx = Context::from_waker(&waker);
+            let polled = direction.poll(&mut from, &mut to, &mut [0; READ], false, &mut cx, Instant::now());
+            assert!(polled.is_pending(), "{polled:?}");
+            assert_eq!(direction.moved, (turn * READS_A_POLL * READ) as u64);
+            assert_eq!(woken.0.load(Ordering::Relaxed), turn);
+        }
+    }
+
+    async fn pair() -> (std::net::TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (stream, listener.accept().await.unwrap().0)
+    }
+}
