@@ -11,6 +11,7 @@ use support::backend::{Backend, accept_websocket};
 use support::client::Client;
 use support::gateway::Gateway;
 use support::peer::Peer;
+use support::tunnels::Tunnels;
 
 #[test]
 fn a_reset_of_the_client_arrives_as_a_reset() {
@@ -76,6 +77,66 @@ fn a_reset_of_the_client_behind_the_servers_fin_is_still_a_reset() {
     client.reset();
     assert_end(&gateway, "ClientReset", 6, 0);
     backend.finish();
+}
+
+/// After its own FIN a party has nothing to say and may still refuse to hear: who writes to it learns that.
+#[test]
+fn a_reset_behind_a_partys_own_fin_is_met_by_what_is_written_to_it() {
+    let tunnels = Tunnels::start("[gateway]\nworkers = 1\n");
+    for by in ["ServerReset", "ClientReset"] {
+        let (client, server) = tunnels.open();
+        let (leaving, mut other) = if by == "ServerReset" { (server, client) } else { (client, server) };
+        leaving.finish_sending();
+        other.expect_eof();
+        leaving.reset();
+        support::until("writing to it fails", || other.try_send("more").is_err());
+        assert_eq!(tunnels.record()["ended_by"], by);
+    }
+    tunnels.stop();
+}
+
+/// Where nobody writes, it is found when the silence has lasted; and passed on as what it was.
+#[test]
+fn a_reset_behind_a_partys_own_fin_is_found_by_the_clock_and_is_no_end() {
+    for timeouts in ["half_close = \"300ms\"", "idle = \"300ms\""] {
+        let tunnels = Tunnels::start(&format!("[gateway]\nworkers = 1\n[timeouts]\n{timeouts}\n"));
+        for by in ["ServerReset", "ClientReset"] {
+            let (client, server) = tunnels.open();
+            let (leaving, mut other) = if by == "ServerReset" { (server, client) } else { (client, server) };
+            leaving.finish_sending();
+            other.expect_eof();
+            leaving.reset();
+            // It has read the FIN already.
+            support::until("it is reset", || other.stream().take_error().expect("SO_ERROR").is_some());
+            tunnels.expect_record(by, 0, 0);
+        }
+        tunnels.stop();
+    }
+}
+
+/// A tunnel that is cut gives everything back, and its neighbours do not notice.
+#[test]
+fn a_reset_ends_one_tunnel_and_no_other() {
+    let tunnels = Tunnels::start("[gateway]\nworkers = 1\n");
+    let (mut client, mut server) = tunnels.open();
+    let with_one = tunnels.gateway.descriptors();
+    for _ in 0..10 {
+        let (other_client, mut other_server) = tunnels.open();
+        other_client.reset();
+        other_server.expect_reset();
+        let (mut other_client, other_server) = tunnels.open();
+        other_server.reset();
+        other_client.expect_reset();
+    }
+    support::until("the descriptors are given back", || tunnels.gateway.descriptors() <= with_one);
+    client.expect_silence(Duration::from_millis(50));
+    client.send("still");
+    assert_eq!(server.read_exact(5), b"still");
+    server.send("here");
+    assert_eq!(client.read_exact(4), b"here");
+    drop((client, server));
+    support::until("every record is written", || tunnels.gateway.records().len() == 21);
+    tunnels.stop();
 }
 
 /// A server that closes with bytes unread is a server that resets: so does the kernel.

@@ -112,6 +112,15 @@ impl TunnelIo {
         matches!(self, Self::Tcp(_))
     }
 
+    /// Whether the socket has an error to tell, which it tells once: a reset, or a network that is gone.
+    pub fn has_failed(&self) -> bool {
+        let stream = match self {
+            Self::Tcp(stream) => stream,
+            Self::TlsDown(tls) => tls.stream.get_ref().0,
+        };
+        matches!(stream.take_error(), Ok(Some(_)))
+    }
+
     /// Whether its end was a FIN without close_notify: perhaps its sender's, perhaps not (RFC 8446 section 6.1).
     pub fn was_truncated(&self) -> bool {
         match self {

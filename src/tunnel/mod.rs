@@ -260,6 +260,9 @@ impl Tunnel {
             match clock::next(now, &self.sent.marks, &self.received.marks, &self.limits) {
                 // What moved is to be followed by the rest, and by what the source has.
                 Next::End(EndedBy::Stalled) if self.press(now) => cx.waker().wake_by_ref(),
+                Next::End(by @ (EndedBy::HalfClosed | EndedBy::Idle)) => {
+                    return Poll::Ready(self.reset_meanwhile().unwrap_or(by));
+                }
                 Next::End(by) => return Poll::Ready(by),
                 Next::SleepUntil(due) => match self.alarm.poll(due, cx) {
                     Poll::Ready(()) => now = Instant::now(),
@@ -274,6 +277,14 @@ impl Tunnel {
         let Some(Sides { client, server }) = &mut self.sides else { return false };
         let (sent, received) = (self.sent.press(server, now), self.received.press(client, now));
         sent || received
+    }
+
+    /// Nobody reads from a party that has ended its direction, nor writes to it while the other is silent: its reset wakes
+    /// nobody, so it is looked for when silence ends the tunnel.
+    fn reset_meanwhile(&self) -> Option<EndedBy> {
+        let Sides { client, server } = self.sides.as_ref()?;
+        let sides = [(Party::Client, client), (Party::Server, server)];
+        sides.into_iter().find(|(_, io)| io.has_failed()).map(|(party, _)| party.reset())
     }
 
     /// Of the Close that passed: the client's where both sent one, since the other is its echo.
