@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::io::Write;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -235,5 +236,26 @@ fn a_client_that_sends_and_never_reads_bounds_the_memory_and_ends_as_stalled() {
     assert!(taken < 1 << 30, "what nobody reads is not taken without end");
     let grown = gateway.pss().saturating_sub(before);
     assert!(grown < 4 << 20, "{taken} bytes taken, and the memory has grown by {grown}");
+    gateway.stop();
+}
+
+/// It is slowed down, and when it reads after all, every message comes.
+#[test]
+fn a_client_that_reads_late_misses_no_message() {
+    let gateway = gateway_with("stall = \"1h\"");
+    let mut client = talk(&gateway, "/");
+    client.stream().set_write_timeout(Some(Duration::from_millis(300))).expect("a timeout");
+    let (message, answer) = ([7; 16_384], frame::server(BINARY, true, [7; 16_384]));
+    let message = frame::client(BINARY, true, message);
+    let mut sent = 0;
+    while let Ok(taken) = { client.stream() }.write(&message[sent % message.len()..]) {
+        sent += taken;
+        assert!(sent < 128 << 20, "nothing holds the client back");
+    }
+    for number in 0..sent / message.len() {
+        assert!(client.read_exact(answer.len()) == answer, "message {number}");
+    }
+    drop(client);
+    gateway.record(|record| record["record"] == "tunnel");
     gateway.stop();
 }

@@ -13,7 +13,9 @@ use support::backend::{Backend, accept_websocket};
 use support::client::{Client, opening_handshake};
 use support::frame;
 use support::gateway::{Gateway, Signal};
+use support::pauses::in_time;
 use support::peer::Peer;
+use support::tunnels::Tunnels;
 
 /// The timeout under test; the others are long.
 const TIMEOUT: Duration = Duration::from_millis(300);
@@ -34,6 +36,57 @@ fn a_silent_tunnel_ends_as_idle() {
     tunnel.server.expect_eof();
     assert!(last.elapsed() >= TIMEOUT, "{:?}", last.elapsed());
     assert_end(&tunnel.ended(), "Idle", 5, 12);
+}
+
+#[test]
+fn idle_counts_from_the_last_byte_of_either_side() {
+    let tunnels = Tunnels::start("[gateway]\nworkers = 1\n[timeouts]\nidle = \"300ms\"\n");
+    for by_client in [true, false] {
+        ends_after_the_last_byte(
+            "Idle",
+            || {
+                let (client, server) = tunnels.open();
+                if by_client { (client, server) } else { (server, client) }
+            },
+            &tunnels,
+        );
+    }
+    tunnels.stop();
+}
+
+#[test]
+fn half_close_counts_from_the_last_byte_of_the_side_that_goes_on() {
+    let tunnels = Tunnels::start("[gateway]\nworkers = 1\n[timeouts]\nhalf_close = \"300ms\"\n");
+    for client_ends in [true, false] {
+        ends_after_the_last_byte(
+            "HalfClosed",
+            || {
+                let (client, server) = tunnels.open();
+                let (goes_on, ending) = if client_ends { (server, client) } else { (client, server) };
+                ending.finish_sending();
+                (goes_on, ending)
+            },
+            &tunnels,
+        );
+    }
+    tunnels.stop();
+}
+
+/// `open` gives who sends the last byte, some time after the beginning, and who reads it.
+fn ends_after_the_last_byte(by: &str, open: impl Fn() -> (Peer, Peer), tunnels: &Tunnels) {
+    let (lasted, ended_by) = in_time(TIMEOUT, |pauses| {
+        let (mut from, mut to) = open();
+        pauses.next();
+        thread::sleep(TIMEOUT / 3);
+        let last = Instant::now();
+        // Where a pause of this machine was too long for it, it has ended, and the attempt does not count.
+        let _ = from.try_send(".");
+        pauses.next();
+        while to.skip_or_end(1) {}
+        (last.elapsed(), tunnels.record()["ended_by"].clone())
+    });
+    assert!(lasted >= TIMEOUT, "it ended before its time: after {lasted:?}");
+    assert_eq!(ended_by, by);
 }
 
 #[test]
