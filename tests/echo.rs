@@ -12,8 +12,9 @@ use support::gateway::Gateway;
 use support::peer::Peer;
 use support::until;
 
+/// With the timeouts that a gateway has by itself: who pauses is not cut.
 fn gateway() -> Gateway {
-    gateway_with("idle = \"300ms\"\nstall = \"300ms\"")
+    gateway_with("")
 }
 
 fn gateway_with(timeouts: &str) -> Gateway {
@@ -142,7 +143,7 @@ fn a_thousand_messages_behind_the_request_are_answered_in_their_order() {
 
 #[test]
 fn a_silent_client_is_ended_by_the_clock() {
-    let gateway = gateway();
+    let gateway = gateway_with("idle = \"300ms\"\nstall = \"300ms\"");
     let mut silent = talk(&gateway, "/");
     silent.expect_end();
     let record = assert_ended(&gateway, "Idle", None);
@@ -217,7 +218,7 @@ fn a_message_at_the_limit_of_its_route_comes_back() {
 
 #[test]
 fn a_client_that_sends_and_never_reads_bounds_the_memory_and_ends_as_stalled() {
-    let gateway = gateway();
+    let gateway = gateway_with("idle = \"300ms\"\nstall = \"300ms\"");
     let client = talk(&gateway, "/");
     let before = gateway.pss();
     let mut sender = client.sender();
@@ -242,7 +243,7 @@ fn a_client_that_sends_and_never_reads_bounds_the_memory_and_ends_as_stalled() {
 /// It is slowed down, and when it reads after all, every message comes.
 #[test]
 fn a_client_that_reads_late_misses_no_message() {
-    let gateway = gateway_with("stall = \"1h\"");
+    let gateway = gateway();
     let mut client = talk(&gateway, "/");
     client.stream().set_write_timeout(Some(Duration::from_millis(300))).expect("a timeout");
     let (message, answer) = ([7; 16_384], frame::server(BINARY, true, [7; 16_384]));
