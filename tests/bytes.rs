@@ -229,6 +229,35 @@ fn the_record_has_the_code_of_the_close_that_passed() {
     tunnels.stop();
 }
 
+/// Whoever says Close says why; some answer with a code of their own, and some always with 1000.
+#[test]
+fn the_record_has_the_code_of_the_first_close_and_not_of_its_answer() {
+    let tunnels = Tunnels::start("");
+    let client_says = |code| frame::client(CLOSE, true, close_payload(code, ""));
+    let server_says = |code| frame::server(CLOSE, true, close_payload(code, ""));
+    for server_first in [true, false] {
+        let (mut client, mut server) = tunnels.open();
+        let (sent, received) = match server_first {
+            true => (client_says(1000), server_says(4001)),
+            false => (client_says(4002), server_says(1000)),
+        };
+        if server_first {
+            server.send(&received);
+            assert_eq!(client.read_exact(received.len()), received);
+        }
+        client.send(&sent);
+        assert_eq!(server.read_exact(sent.len()), sent);
+        if !server_first {
+            server.send(&received);
+            assert_eq!(client.read_exact(received.len()), received);
+        }
+        client_closes(client, server);
+        let record = tunnels.expect_record("ClientClosed", sent.len(), received.len());
+        assert_eq!(record["close_code"], if server_first { 4001 } else { 4002 });
+    }
+    tunnels.stop();
+}
+
 /// One worker serves both. The bulk goes on until the other has had its answers, so whoever is held up by it waits for ever.
 #[test]
 fn a_bulk_tunnel_does_not_hold_up_a_small_one() {

@@ -99,6 +99,8 @@ pub struct Tunnel {
     sent: Direction,
     received: Direction,
     first_fin: Option<Party>,
+    /// Who said Close first; what the other says then is its answer.
+    first_close: Option<Party>,
     /// A party that takes no more; what it sent before is still delivered.
     broken: Option<Party>,
     limits: Limits,
@@ -152,6 +154,7 @@ impl Tunnel {
             received: Direction::new(received, &server.leftover, now),
             sides: Some(Sides { client: client.io, server: server.io }),
             first_fin: None,
+            first_close: None,
             broken: None,
             limits,
             alarm: Alarm::new(now + limits.idle),
@@ -198,6 +201,9 @@ impl Tunnel {
         // the sink's own source has ended, closing a plain socket says all that ending our direction would.
         let silently = *broken == Some(source) || (back.has_ended() && to.ends_by_closing());
         let polled = WORKER_BUFFER.with_borrow_mut(|buffer| direction.poll(from, to, buffer, silently, cx, now));
+        if self.first_close.is_none() && self.direction_from(source).cursor.close_code().is_some() {
+            self.first_close = Some(source);
+        }
         self.follow(source, polled, now)
     }
 
@@ -287,10 +293,11 @@ impl Tunnel {
         sides.into_iter().find(|(_, io)| io.has_failed()).map(|(party, _)| party.reset())
     }
 
-    /// Of the Close that passed: the client's where both sent one, since the other is its echo.
-    fn close_code(&self) -> Option<u16> {
-        let received = || self.received.cursor.close_code();
-        self.sent.cursor.close_code().or_else(received).map(CloseCode::number)
+    /// Of the first Close that passed: many answer it with their own code and not, as RFC 6455 section 5.5.1 has it, with
+    /// the one that they got.
+    fn close_code(&mut self) -> Option<u16> {
+        let first = self.first_close?;
+        self.direction_from(first).cursor.close_code().map(CloseCode::number)
     }
 
     fn end(&mut self, by: EndedBy) {
