@@ -4,6 +4,7 @@ import contextlib
 import json
 import socket
 import subprocess
+import time
 
 from support.gateway import GUARD
 
@@ -49,3 +50,13 @@ def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def until(ask, enough):
+    """Asks until the answer is enough; gives it."""
+    begin = time.monotonic()
+    while not enough(answer := ask()):
+        if time.monotonic() - begin > GUARD:
+            raise AssertionError(f"not enough after {GUARD} s: {answer}")
+        time.sleep(0.01)
+    return answer
