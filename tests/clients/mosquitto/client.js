@@ -5,6 +5,8 @@
 
 const crypto = require("crypto");
 const { once } = require("events");
+const net = require("net");
+const tls = require("tls");
 const mqtt = require("mqtt");
 const WebSocket = require("ws");
 
@@ -22,11 +24,17 @@ function noise(size) {
 // A client whose WebSocket is at hand, and what it hears, in order.
 async function connect(name, options = {}, address = url) {
   const sockets = [];
+  const { port, hostname, protocol } = new URL(address);
+  let raw; // the TCP socket, below TLS where there is TLS
+  const keepRaw = () => {
+    raw = net.connect(port, "127.0.0.1");
+    return protocol === "wss:" ? tls.connect({ socket: raw, servername: hostname }) : raw;
+  };
   const client = mqtt.connect(address, {
     clientId: `${name}-${run}`,
     reconnectPeriod: 0,
     createWebsocket: (at, subprotocols) => {
-      sockets.push(new WebSocket(at, subprotocols, { perMessageDeflate: true }));
+      sockets.push(new WebSocket(at, subprotocols, { perMessageDeflate: true, createConnection: keepRaw }));
       return sockets[0];
     },
     ...options,
@@ -56,7 +64,7 @@ async function connect(name, options = {}, address = url) {
     sessionPresent: connack.sessionPresent,
     properties: connack.properties ?? null,
   };
-  return { client, socket, closed, next, seen };
+  return { client, socket, raw, closed, next, seen };
 }
 
 const short = ({ payload, ...rest }) => ({ ...rest, size: payload.length, sha256: sha256(payload) });
@@ -157,7 +165,7 @@ async function wills() {
   const ways = {
     left: ({ client }) => client.endAsync(),
     destroyed: ({ socket }) => socket.terminate(),
-    reset: ({ socket }) => (socket._socket._parent ?? socket._socket).resetAndDestroy(),
+    reset: ({ raw }) => raw.resetAndDestroy(),
     closed: ({ socket }) => socket.close(4002, "no DISCONNECT"),
   };
   for (const [way, end] of Object.entries(ways)) {
