@@ -1,4 +1,4 @@
-// MQTT.js over WebSocket: node client.js URL [READER], e.g. ws://localhost:8080/mqtt mqtt://127.0.0.1:1883
+// MQTT.js over WebSocket: node client.js URL VERSIONS [READER], e.g. ws://localhost:8080/mqtt 4,5 mqtt://127.0.0.1:1883
 // What is larger than some KB is read back at the URL too, or at READER, the same broker without WebSockets.
 // It prints what it saw as one JSON value; topics and client names are its own, so that runs do not meet at the broker.
 "use strict";
@@ -10,7 +10,7 @@ const tls = require("tls");
 const mqtt = require("mqtt");
 const WebSocket = require("ws");
 
-const [url, reader = url] = process.argv.slice(2);
+const [url, versions, reader = url] = process.argv.slice(2);
 const run = crypto.randomUUID();
 const hide = (text) => text.replaceAll(run, "RUN");
 const sha256 = (bytes) => crypto.createHash("sha256").update(bytes).digest("hex");
@@ -195,7 +195,9 @@ async function keepAlive() {
 }
 
 async function main() {
-  const seen = { mqtt4: await messages(4), mqtt5: await messages(5), retained: await retained(), session: await session() };
+  const seen = {};
+  for (const version of versions.split(",")) seen[`mqtt${version}`] = await messages(Number(version));
+  Object.assign(seen, { retained: await retained(), session: await session() });
   console.log(JSON.stringify({ ...seen, wills: await wills(), keepAlive: await keepAlive() }));
 }
 
