@@ -41,7 +41,7 @@ impl EchoEnd {
     }
 }
 
-/// The largest `max_message`. The codec reserves the length that a header announces, before any of it has come: with no
+/// The largest `max_message`, which a configuration cannot go beyond. The codec reserves the length that a header announces, before any of it has come: with no
 /// bound at all, 14 bytes of a client could ask for more than the machine has, and end the process.
 pub const LARGEST_MESSAGE: usize = 64 << 20;
 

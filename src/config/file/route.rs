@@ -12,8 +12,8 @@ use crate::config::tokens::{header_match, header_name, header_value, method, red
 use crate::config::values::{Bounds, flag, size, text, word};
 use crate::config::{HeaderMatch, HostPattern, Name, Scheme, Service, Template};
 
-/// One message is held whole.
-const MESSAGE: Bounds = Bounds("1B", "256MiB");
+/// One message is held whole; the most is what the echo service takes, `LARGEST_MESSAGE`.
+const MESSAGE: Bounds = Bounds("1B", "64MiB");
 
 /// `[[route]]`.
 #[derive(Debug)]
@@ -112,5 +112,15 @@ fn location(text: &str) -> Result<Template, Refusal> {
             Err(Refusal::new(format!("{c:?} cannot stand in a Location"), "a URI holds such characters only escaped"))
         }
         None => Template::parse(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_may_be_as_large_as_the_echo_service_takes_and_no_larger() {
+        assert_eq!(MESSAGE.1, format!("{}MiB", crate::service::echo::LARGEST_MESSAGE >> 20));
     }
 }
