@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -94,6 +95,8 @@ struct Timing {
     since: Instant,
     /// Bytes of the head at hand have come.
     begun: bool,
+    /// Since the last answer it has been looked whether hyper holds bytes of the next head.
+    looked: bool,
     /// Since when bytes wait to be written and none moved.
     write_waits: Option<Instant>,
     /// How long they may.
@@ -104,6 +107,8 @@ struct Timing {
     ends_by_close: bool,
     /// An answer ended before its end.
     broke_off: bool,
+    /// An answer could not be written: the client was gone before it.
+    unwritten: bool,
     /// A drain waits until then for the request that is about to come.
     grace: Option<Instant>,
 }
@@ -116,6 +121,8 @@ enum End {
     TimedOut(ConnectionFault),
     /// By the gateway's end.
     HardStop,
+    /// Not at all: it is silent between two requests, and what hyper holds has to be known.
+    Look,
 }
 
 /// Serves a connection to its end, or to its upgrade. `handle` answers one request; it is a parameter so that a test can
@@ -139,13 +146,22 @@ where
         let answer = Box::pin(handle(request, Arc::clone(&connection)));
         async { Ok::<_, Infallible>(answer.await) }
     });
-    let io = Watched { io, connection: Arc::clone(&connection) };
-    let http = builder(&connection.listener).serve_connection(TokioIo::new(io), service).with_upgrades();
-    let mut http = Box::pin(http);
-    let end = drive(http.as_mut(), &connection).await;
-    // Before what is under way is dropped: its record says who ended it.
-    connection.note_cut(&end);
-    let parts = Pin::into_inner(http).into_parts();
+    let begin = |io, service| {
+        Box::pin(builder(&connection.listener).serve_connection(TokioIo::new(io), service).with_upgrades())
+    };
+    let mut http = begin(Watched { read_before: Bytes::new(), io, connection: Arc::clone(&connection) }, service);
+    let (parts, end) = loop {
+        let end = drive(http.as_mut(), &connection).await;
+        // Before what is under way is dropped: its record says who ended it.
+        connection.note_cut(&end);
+        match (Pin::into_inner(http).into_parts(), end) {
+            (Some(parts), End::Look) => {
+                let read_before = connection.looked(parts.read_buf);
+                http = begin(Watched { read_before, ..parts.io.into_inner() }, parts.service);
+            }
+            ended => break ended,
+        }
+    };
     let switching = connection.take_switching();
     match (parts, switching) {
         (None, Some(switching)) => {
@@ -157,8 +173,9 @@ where
                 switching.abandon(connection.cut_or("the client left before the 101"));
             }
             let io = parts.io.into_inner().io;
+            let begun = has_begun(&parts.read_buf);
             // Boxed, so that room for the last words is taken only when it comes to them.
-            Box::pin(finish(io, end, &connection)).await;
+            Box::pin(finish(io, end, begun, &connection)).await;
             drop(seat);
         }
         // hyper upgrades only for a 101, and a 101 leaves only with a full slot.
@@ -214,24 +231,26 @@ where
         connection.entry.wake_by(cx.waker());
         match connection.entry.ordered() {
             Order::HardStop => return Poll::Ready(End::HardStop),
+            Order::Drain if connection.timing().must_look() => return Poll::Ready(End::Look),
             Order::Drain if connection.drain_may_cut() => http.as_mut().graceful_shutdown(),
             Order::Drain | Order::Go => {}
         }
         if let Poll::Ready(result) = http.as_mut().poll(cx) {
             return Poll::Ready(End::Http(result));
         }
-        connection.poll_deadline(&mut alarm, cx).map(End::TimedOut)
+        connection.poll_deadline(&mut alarm, cx)
     })
     .await
 }
 
-/// The end of a connection that did not upgrade: its record where no request has one, its last words, its close.
-async fn finish(io: TunnelIo, end: End, connection: &ConnContext) {
+/// The end of a connection that did not upgrade: its record where no request has one, its last words, its close. `begun`
+/// says that hyper held bytes of a head that it had read with the request before.
+async fn finish(io: TunnelIo, end: End, begun: bool, connection: &ConnContext) {
     let (fault, ended) = match end {
-        End::Http(Ok(())) => (None, connection.client_ended()),
-        End::Http(Err(error)) => (connection.fault(&error), connection.client_ended()),
+        End::Http(Err(error)) => (connection.fault(&error, begun), connection.client_ended()),
         End::TimedOut(fault) => (Some(fault), false),
         End::HardStop => (None, true),
+        End::Http(Ok(())) | End::Look => (None, connection.client_ended()),
     };
     if let Some(fault) = &fault {
         fault.tell(connection.record());
@@ -246,6 +265,11 @@ async fn finish(io: TunnelIo, end: End, connection: &ConnContext) {
             unless_stopped(&connection.entry, linger::close(io, last_words)).await;
         }
     }
+}
+
+/// Whether these bytes, which no request has taken, are the beginning of one. Empty lines are none (RFC 9112 section 2.2).
+fn has_begun(read: &[u8]) -> bool {
+    read.iter().any(|byte| !matches!(byte, b'\r' | b'\n'))
 }
 
 /// Does the work, unless the gateway's end comes first.
@@ -284,11 +308,13 @@ impl ConnContext {
             phase: Phase::Head,
             since: Instant::now(),
             begun: false,
+            looked: false,
             write_waits: None,
             stall: listener.timeouts.request_head,
             client_ended: false,
             ends_by_close: false,
             broke_off: false,
+            unwritten: false,
             grace: None,
         };
         Self {
@@ -336,6 +362,20 @@ impl ConnContext {
         timing.phase = Phase::Idle;
         timing.since = Instant::now();
         timing.begun = false;
+        timing.looked = false;
+    }
+
+    /// What hyper had read of the next request when the last one was answered: if that is something, a head has begun, and
+    /// no later than then. Gives what has to be read again.
+    fn looked(&self, held: Bytes) -> Bytes {
+        let mut timing = self.timing();
+        timing.looked = true;
+        if !has_begun(&held) {
+            return Bytes::new();
+        }
+        timing.phase = Phase::Head;
+        timing.begun = true;
+        held
     }
 
     /// The answer at hand will not be whole.
@@ -351,7 +391,7 @@ impl ConnContext {
 
     fn note_cut(&self, end: &End) {
         let cut = match end {
-            End::Http(_) => return,
+            End::Http(_) | End::Look => return,
             End::TimedOut(fault) => fault.to_string(),
             End::HardStop => "the gateway ended before it did".to_owned(),
         };
@@ -379,25 +419,26 @@ impl ConnContext {
     }
 
     /// What hyper's error was, where no request has a record for it.
-    fn fault(&self, error: &hyper::Error) -> Option<ConnectionFault> {
+    fn fault(&self, error: &hyper::Error, begun: bool) -> Option<ConnectionFault> {
         let timing = self.timing();
         let within_head = match timing.phase {
             Phase::Head => timing.begun,
             Phase::Service => false,
             // A head that came in one piece with the request before it was read before its time.
-            Phase::Idle => error.is_parse() || error.is_parse_too_large(),
+            // Behind an answer that nobody was there to take, it is none: perhaps an upgrade's early bytes.
+            Phase::Idle => (begun && !timing.unwritten) || error.is_parse() || error.is_parse_too_large(),
         };
         within_head.then(|| ConnectionFault::from_hyper(error))
     }
 
-    fn poll_deadline(&self, alarm: &mut Alarm, cx: &mut Context<'_>) -> Poll<ConnectionFault> {
+    fn poll_deadline(&self, alarm: &mut Alarm, cx: &mut Context<'_>) -> Poll<End> {
         loop {
             let now = Instant::now();
-            let Some((due, fault)) = self.timing().due(&self.listener) else {
+            let Some((due, end)) = self.timing().due(&self.listener) else {
                 return Poll::Pending;
             };
             if due <= now {
-                return Poll::Ready(fault);
+                return Poll::Ready(end);
             }
             if alarm.poll(due, cx).is_pending() {
                 return Poll::Pending;
@@ -412,22 +453,32 @@ impl ConnContext {
 
 impl Timing {
     /// The next deadline, and what its passing is.
-    fn due(&self, listener: &Listener) -> Option<(Instant, ConnectionFault)> {
+    fn due(&self, listener: &Listener) -> Option<(Instant, End)> {
         let timeouts = &listener.timeouts;
-        let stalled = self.write_waits.map(|since| (since + self.stall, ConnectionFault::WriteStalled));
+        let stalled = self.write_waits.map(|since| (since + self.stall, End::TimedOut(ConnectionFault::WriteStalled)));
         let phase = match self.phase {
             Phase::Head => {
                 let fault = if self.begun { ConnectionFault::HeadTooSlow } else { ConnectionFault::Mute };
                 let due = self.since + timeouts.request_head;
-                Some((self.grace.map_or(due, |grace| grace.min(due)), fault))
+                Some((self.grace.map_or(due, |grace| grace.min(due)), End::TimedOut(fault)))
             }
             Phase::Service => None,
-            Phase::Idle => Some((self.since + timeouts.keep_alive, ConnectionFault::KeepAliveOver)),
+            Phase::Idle if self.must_look() => {
+                Some((self.since + timeouts.request_head.min(timeouts.keep_alive), End::Look))
+            }
+            Phase::Idle => Some((self.since + timeouts.keep_alive, End::TimedOut(ConnectionFault::KeepAliveOver))),
         };
         match (stalled, phase) {
             (Some(stalled), Some(phase)) => Some(if stalled.0 <= phase.0 { stalled } else { phase }),
             (stalled, phase) => stalled.or(phase),
         }
+    }
+
+    /// Whether what hyper holds has to be known, and may be asked: bytes that it read together with the request before may
+    /// have begun a head, and it shows its buffer only when it is taken apart. That loses nothing while it waits for the
+    /// next request and has written all of the last answer.
+    fn must_look(&self) -> bool {
+        self.phase == Phase::Idle && !self.looked && self.write_waits.is_none()
     }
 
     fn read(&mut self, bytes: usize) {
@@ -444,7 +495,10 @@ impl Timing {
 
     fn wrote(&mut self, polled: &Poll<io::Result<usize>>) {
         match polled {
-            Poll::Ready(_) => self.write_waits = None,
+            Poll::Ready(result) => {
+                self.write_waits = None;
+                self.unwritten |= result.is_err();
+            }
             Poll::Pending => {
                 self.write_waits.get_or_insert_with(Instant::now);
             }
@@ -454,12 +508,20 @@ impl Timing {
 
 /// The client's stream under hyper: it tells the connection what its deadlines need to know.
 struct Watched {
+    /// What another hyper has read before this one, of a head that is not whole: so it is read to its end before any
+    /// request comes of it.
+    read_before: Bytes,
     io: TunnelIo,
     connection: Arc<ConnContext>,
 }
 
 impl AsyncRead for Watched {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if !self.read_before.is_empty() {
+            let fits = self.read_before.len().min(buffer.remaining());
+            buffer.put_slice(&self.read_before.split_to(fits));
+            return Poll::Ready(Ok(()));
+        }
         let before = buffer.filled().len();
         let polled = self.io.poll_read(cx, buffer);
         if matches!(polled, Poll::Ready(Ok(()))) {
@@ -495,6 +557,8 @@ impl AsyncWrite for Watched {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // hyper is at its end: whatever it holds will be no request.
+        self.connection.timing().looked = true;
         self.io.poll_shutdown(cx)
     }
 }
