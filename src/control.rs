@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -69,7 +70,28 @@ impl Stop {
     }
 }
 
+/// The control thread's runtime, and the signals that it hears. A signal that comes between this and the moment that the
+/// gateway serves waits for it, and ends no process that has bound its addresses already.
+#[derive(Debug)]
+pub struct Ears {
+    runtime: Runtime,
+    signals: Signals,
+}
+
+impl Ears {
+    /// Hears from now on.
+    pub fn open() -> io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let signals = {
+            let _within = runtime.enter();
+            Signals::listen()?
+        };
+        Ok(Self { runtime, signals })
+    }
+}
+
 /// The signals that a gateway listens to.
+#[derive(Debug)]
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -79,9 +101,9 @@ struct Signals {
 
 impl Control {
     /// Runs the gateway to its end. `listening` are the sockets that it owns until then.
-    pub fn run(self, stop: Stop, listening: Vec<(Arc<config::Listener>, Vec<Listening>)>) -> io::Result<Ended> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let ended = runtime.block_on(self.serve(stop, listening));
+    pub fn run(self, ears: Ears, stop: Stop, listening: Vec<(Arc<config::Listener>, Vec<Listening>)>) -> Ended {
+        let Ears { runtime, signals } = ears;
+        let ended = runtime.block_on(self.serve(signals, stop, listening));
         // A look-up blocks a thread for as long as the machine's resolver has patience: the end does not wait for it.
         runtime.shutdown_background();
         ended
@@ -89,10 +111,10 @@ impl Control {
 
     async fn serve(
         mut self,
+        mut signals: Signals,
         mut stop: Stop,
         listening: Vec<(Arc<config::Listener>, Vec<Listening>)>,
-    ) -> io::Result<Ended> {
-        let mut signals = Signals::listen()?;
+    ) -> Ended {
         let look_ups = self.keep_names();
         tracing::info!(workers = self.workers.len(), "serving");
         tell_service_manager(NotifyState::Ready);
@@ -104,7 +126,7 @@ impl Control {
         self.tell(Message::Drain);
         self.until_drained(&mut signals, &mut stop).await;
         drop(look_ups);
-        Ok(self.conclude())
+        self.conclude()
     }
 
     /// Looks names up from now on, as tasks of this thread.

@@ -12,7 +12,7 @@ use std::thread;
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::config::{self, Config, ConnectionLimit, Name};
-use crate::control::{self, Control, WorkerHandle};
+use crate::control::{self, Control, Ears, WorkerHandle};
 use crate::downstream::addr::ListenAddr;
 use crate::downstream::listener::Listener;
 use crate::downstream::per_client::ClientBudget;
@@ -34,6 +34,7 @@ pub struct Bound {
     listening: Vec<(Arc<config::Listener>, Vec<Listening>)>,
     connections: usize,
     output: Output,
+    ears: Ears,
 }
 
 /// Why a gateway cannot start.
@@ -50,7 +51,7 @@ pub enum StartError {
     },
     /// The log cannot be opened.
     Log(io::Error),
-    /// A thread or its runtime cannot be made, or a socket duplicated.
+    /// A thread or its runtime cannot be made, signals not listened to, or a socket not duplicated.
     Thread(io::Error),
 }
 
@@ -62,8 +63,9 @@ pub struct Ended {
 }
 
 impl Bound {
-    /// Raises the limit of descriptors and binds every address of every listener.
+    /// Hears signals from now on, raises the limit of descriptors and binds every address of every listener.
     pub fn bind(config: Config, output: Output) -> Result<Self, StartError> {
+        let ears = Ears::open().map_err(StartError::Thread)?;
         let descriptors = socket::raise_descriptors();
         let connections = connection_limit(config.limits.connections, descriptors)?;
         tracing::info!(descriptors, connections, "descriptors");
@@ -77,7 +79,7 @@ impl Bound {
             }
             listening.push((Arc::clone(listener), addresses));
         }
-        Ok(Self { config, listening, connections, output })
+        Ok(Self { config, listening, connections, output, ears })
     }
 
     /// Where it listens, listener by listener.
@@ -92,7 +94,7 @@ impl Bound {
         for (listener, address) in self.addresses() {
             tracing::info!(%listener, %address, "listening");
         }
-        let Self { config, listening, connections, output } = self;
+        let Self { config, listening, connections, output, ears } = self;
         let sink = Arc::new(Sink::new(
             output.lines(),
             config.log.format,
@@ -113,7 +115,7 @@ impl Bound {
             handles.push(start(index, Arc::new(context), listeners)?);
         }
         let control = Control { workers: handles, serving, states, output, drain };
-        control.run(stop, listening).map_err(StartError::Thread)
+        Ok(control.run(ears, stop, listening))
     }
 }
 
@@ -190,7 +192,7 @@ impl fmt::Display for StartError {
                  or lower the number"
             ),
             Self::Log(error) => write!(f, "the log cannot be opened: {error}"),
-            Self::Thread(error) => write!(f, "a worker cannot be started: {error}"),
+            Self::Thread(error) => write!(f, "a thread cannot be started: {error}"),
         }
     }
 }

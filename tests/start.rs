@@ -279,3 +279,32 @@ fn a_log_that_cannot_be_opened_is_one_line_and_exit_code_1() {
     let line = cannot_start(&output);
     assert!(line.contains("no-such-folder/gateway.log"), "it does not say which file: {line}");
 }
+
+/// A reload or a stop that comes too early is no reason to die: the first line that the gateway writes is later than its
+/// hearing. Many addresses make the time between the two long.
+#[test]
+fn a_signal_that_comes_while_it_starts_is_kept_until_it_serves() {
+    let binds = vec!["\"127.0.0.1:0\""; 100].join(", ");
+    let file = File::new(&format!(
+        "[gateway]\nworkers = 2\n[log]\nformat = \"json\"\n[[listener]]\nname = \"web\"\nbind = [{binds}]\n{ROUTE}"
+    ));
+    for signal in [Signal::SIGHUP, Signal::SIGTERM, Signal::SIGINT, Signal::SIGUSR1].repeat(5) {
+        let gateway = Gateway::launch(&["run", file.path()], &[]);
+        gateway.line(|_| true);
+        gateway.signal(signal);
+        match signal {
+            Signal::SIGHUP => drop(gateway.message(|message| message["level"] == "WARN")),
+            Signal::SIGUSR1 => {
+                drop(gateway.message(|message| message["message"] == "SIGUSR1: the log file is opened anew"));
+            }
+            _ => {
+                gateway.message(|message| message["message"] == "draining");
+                let (status, _) = gateway.wait();
+                assert_eq!(status.code(), Some(0), "{signal}: {status}");
+                continue;
+            }
+        }
+        assert_eq!(Client::get(gateway.addresses("web")[0], "/").text(), "here");
+        gateway.stop();
+    }
+}
