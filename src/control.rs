@@ -97,6 +97,9 @@ struct Signals {
     interrupt: Signal,
     hangup: Signal,
     user1: Signal,
+    /// Never waited for: heard, it makes a log file that has reached a limit (ulimit -f) an error of the write, and not the
+    /// end of the process.
+    _file_size: Signal,
 }
 
 impl Control {
@@ -233,6 +236,7 @@ impl Signals {
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
             user1: signal(SignalKind::user_defined1())?,
+            _file_size: signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?,
         })
     }
 

@@ -1,6 +1,7 @@
 //! Where lines go: one bounded queue for messages and records, one thread that writes. A worker never waits for a disk or
-//! a terminal; what the queue could not take is counted and said.
+//! a terminal; what the queue could not take, or the disk, is counted and said.
 
+use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -32,6 +33,7 @@ pub struct Output {
     lines: NonBlocking,
     dropped: ErrorCounter,
     told: AtomicUsize,
+    unwritten: Arc<AtomicUsize>,
     reopen: Arc<AtomicBool>,
     /// None only while it is dropped.
     writer: Option<WorkerGuard>,
@@ -41,14 +43,15 @@ impl Output {
     /// Opens the configured file and starts the thread that writes.
     pub fn open(file: &LogFile) -> io::Result<Self> {
         let reopen = Arc::new(AtomicBool::new(false));
-        let destination = Destination::open(file, Arc::clone(&reopen))?;
+        let unwritten = Arc::default();
+        let destination = Destination::open(file, Arc::clone(&reopen), Arc::clone(&unwritten))?;
         let (lines, writer) = NonBlockingBuilder::default()
             .buffered_lines_limit(QUEUE_LINES)
             .lossy(true)
             .thread_name("log")
             .finish(destination);
         let dropped = lines.error_counter();
-        Ok(Self { lines, dropped, told: AtomicUsize::new(0), reopen, writer: Some(writer) })
+        Ok(Self { lines, dropped, told: AtomicUsize::new(0), unwritten, reopen, writer: Some(writer) })
     }
 
     /// Where records are written.
@@ -99,8 +102,13 @@ impl Drop for Output {
     fn drop(&mut self) {
         let Some(writer) = self.writer.take() else { return };
         let (written, is_written) = mpsc::channel();
+        let unwritten = Arc::clone(&self.unwritten);
         let wait = thread::Builder::new().name("log-end".into()).spawn(move || {
             drop(writer);
+            match unwritten.load(Ordering::Relaxed) {
+                0 => {}
+                lines => complain(format_args!("{lines} lines of the log could not be written")),
+            }
             let _ = written.send(());
         });
         if wait.is_ok() {
@@ -114,7 +122,7 @@ impl Drop for Output {
 struct Clock;
 
 impl FormatTime for Clock {
-    fn format_time(&self, w: &mut tracing_subscriber::fmt::format::Writer<'_>) -> std::fmt::Result {
+    fn format_time(&self, w: &mut tracing_subscriber::fmt::format::Writer<'_>) -> fmt::Result {
         write!(w, "{}", humantime::format_rfc3339_millis(std::time::SystemTime::now()))
     }
 }
@@ -124,6 +132,12 @@ impl FormatTime for Clock {
 struct Destination {
     to: To,
     reopen: Arc<AtomicBool>,
+    /// Lines that could not be written, of all time.
+    unwritten: Arc<AtomicUsize>,
+    /// And since writing last succeeded: 0 where all is well.
+    lost: usize,
+    /// Of the last line only a part was written.
+    torn: bool,
 }
 
 #[derive(Debug)]
@@ -134,7 +148,7 @@ enum To {
 }
 
 impl Destination {
-    fn open(file: &LogFile, reopen: Arc<AtomicBool>) -> io::Result<Self> {
+    fn open(file: &LogFile, reopen: Arc<AtomicBool>, unwritten: Arc<AtomicUsize>) -> io::Result<Self> {
         let to = match file {
             LogFile::Stdout => To::Stdout(io::stdout()),
             LogFile::Stderr => To::Stderr(io::stderr()),
@@ -143,7 +157,7 @@ impl Destination {
                 To::File(path.clone(), append(path).map_err(named)?)
             }
         };
-        Ok(Self { to, reopen })
+        Ok(Self { to, reopen, unwritten, lost: 0, torn: false })
     }
 
     /// A file that cannot be opened anew goes on being the old one: lines in a moved file beat no lines.
@@ -152,7 +166,10 @@ impl Destination {
             && self.reopen.swap(false, Ordering::Relaxed)
         {
             match append(path) {
-                Ok(new) => *file = new,
+                Ok(new) => {
+                    *file = new;
+                    self.torn = false;
+                }
                 Err(error) => tracing::error!(path = %path.display(), %error, "the log file cannot be opened anew"),
             }
         }
@@ -163,14 +180,71 @@ fn append(path: &PathBuf) -> io::Result<File> {
     OpenOptions::new().create(true).append(true).open(path)
 }
 
-impl Write for Destination {
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.follow_rotation();
-        match &mut self.to {
-            To::Stdout(out) => out.write(line),
-            To::Stderr(err) => err.write(line),
-            To::File(_, file) => file.write(line),
+impl Destination {
+    /// Writes a line; where the one before it is torn, that one is ended first, so that two are never taken for one.
+    fn put(&mut self, line: &[u8]) -> io::Result<()> {
+        if self.torn {
+            self.put_all(b"\n")?;
         }
+        self.put_all(line)
+    }
+
+    fn put_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match self.write(bytes) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    bytes = &bytes[written..];
+                    self.torn = !bytes.is_empty();
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Once for a disk that is full, not for each line that it does not take.
+    fn line_lost(&mut self, error: &io::Error) {
+        self.unwritten.fetch_add(1, Ordering::Relaxed);
+        if self.lost == 0 {
+            complain(format_args!("the log cannot be written, and its lines are lost until it can: {error}"));
+        }
+        self.lost += 1;
+    }
+
+    fn line_written(&mut self) {
+        let lost = std::mem::take(&mut self.lost);
+        if lost > 0 {
+            let total = self.unwritten.load(Ordering::Relaxed);
+            tracing::warn!(lost, total, "lines of the log were lost: they could not be written");
+            complain(format_args!("the log is written again; {lost} lines of it were lost"));
+        }
+    }
+}
+
+/// On standard error, which is all that is left when the log is not: if nobody hears it there, nothing can be done.
+fn complain(what: fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "spliceway: {what}");
+}
+
+impl Write for Destination {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match &mut self.to {
+            To::Stdout(out) => out.write(bytes),
+            To::Stderr(err) => err.write(bytes),
+            To::File(_, file) => file.write(bytes),
+        }
+    }
+
+    /// A line, which the queue gives whole. It says nothing of what fails, so that is told here.
+    fn write_all(&mut self, line: &[u8]) -> io::Result<()> {
+        self.follow_rotation();
+        match self.put(line) {
+            Ok(()) => self.line_written(),
+            Err(error) => self.line_lost(&error),
+        }
+        Ok(())
     }
 
     fn flush(&mut self) -> io::Result<()> {
