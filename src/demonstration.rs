@@ -105,13 +105,13 @@ fn with_tls(plain: &Listener, tls: Arc<Tls>) -> Listener {
 fn make_certificate() -> Result<Tls, DemonstrationError> {
     let names = ["localhost", "127.0.0.1", "::1"].map(String::from);
     let mut params = CertificateParams::new(names).map_err(DemonstrationError::Certificate)?;
-    let expires = SystemTime::now() + VALID;
-    params.not_before = (SystemTime::now() - Duration::from_secs(60 * 60)).into();
-    params.not_after = expires.into();
+    let now = SystemTime::now();
+    let valid = now - Duration::from_secs(60 * 60)..now + VALID;
+    (params.not_before, params.not_after) = (valid.start.into(), valid.end.into());
     let key = KeyPair::generate().map_err(DemonstrationError::Certificate)?;
     let certificate = params.self_signed(&key).map_err(DemonstrationError::Certificate)?;
     let key = PrivatePkcs8KeyDer::from(key.serialize_der()).into();
-    Tls::new(vec![certificate.into()], key, expires, Path::new("(made at start)")).map_err(DemonstrationError::Tls)
+    Tls::new(vec![certificate.into()], key, valid, Path::new("(made at start)")).map_err(DemonstrationError::Tls)
 }
 
 /// Starts the small backend, a WebSocket echo, on a loopback port of the system's choice. It ends with the process.

@@ -47,8 +47,8 @@ fn the_example_of_everything_loads_with_it() {
     generated(&tree, &[]);
     let config = Config::load(&tree.path("config/gateway.toml")).unwrap_or_else(|error| panic!("{error}"));
     assert!(config.warnings.is_empty(), "{:?}", config.warnings);
-    let expires = config.listeners[0].tls.as_ref().unwrap().expires;
-    let left = expires.duration_since(SystemTime::now()).unwrap();
+    let valid = &config.listeners[0].tls.as_ref().unwrap().valid;
+    let left = valid.end.duration_since(SystemTime::now()).unwrap();
     let day = Duration::from_secs(24 * 60 * 60);
     assert!((89 * day..=90 * day).contains(&left), "{left:?}");
 }

@@ -243,17 +243,18 @@ fn tls_is_read_in_either_form_and_its_deadline_from_the_narrow_place_to_the_wide
     assert!(config.warnings.is_empty(), "{:?}", config.warnings);
 }
 
-/// What `expired.toml` is warned of, as `check` and `run` say it.
+/// What `dates.toml` is warned of, as `check` and `run` say it.
 fn warnings(tree: &Tree) -> Vec<String> {
-    let config = load(&tree.path(VALID).join("expired.toml"));
+    let config = load(&tree.path(VALID).join("dates.toml"));
     config.warnings.iter().map(|w| tree.relative(w)).collect()
 }
 
 #[test]
-fn an_expired_certificate_is_a_warning_with_its_place() {
+fn a_certificate_out_of_its_time_is_a_warning_with_its_place() {
     let expected = [
-        "tests/config/valid/expired.toml:4:23: certificate tests/config/valid/certs/expired.pem expired on 2020-01-01",
-        "tests/config/valid/expired.toml:15:15: certificate tests/config/valid/certs/../certs/expired.pem expired on 2020-01-01",
+        "tests/config/valid/dates.toml:4:23: certificate tests/config/valid/certs/expired.pem expired on 2020-01-01",
+        "tests/config/valid/dates.toml:15:15: certificate tests/config/valid/certs/../certs/expired.pem expired on 2020-01-01",
+        "tests/config/valid/dates.toml:20:23: certificate tests/config/valid/certs/future.pem is not valid before 3999-01-01",
     ];
     assert_eq!(warnings(&Tree::new()), expected);
 }
@@ -261,11 +262,11 @@ fn an_expired_certificate_is_a_warning_with_its_place() {
 #[test]
 fn check_prints_warnings_on_standard_error_and_is_content() {
     let tree = Tree::new();
-    let output = run_to_end(&["check", tree.path(VALID).join("expired.toml").to_str().unwrap()]);
+    let output = run_to_end(&["check", tree.path(VALID).join("dates.toml").to_str().unwrap()]);
     let stderr = tree.relative(&String::from_utf8(output.stderr).unwrap());
     let expected: Vec<_> = warnings(&tree).iter().map(|w| format!("warning: {w}")).collect();
     assert_eq!(stderr.lines().collect::<Vec<_>>(), expected);
-    assert!(output.status.success() && output.stdout.ends_with(b"fine: 3 listeners, 0 routes, 0 upstreams\n"));
+    assert!(output.status.success() && output.stdout.ends_with(b"fine: 4 listeners, 0 routes, 0 upstreams\n"));
 }
 
 #[test]

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::fs;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -23,8 +24,8 @@ const HELD_BACK: usize = 16 * 1024;
 /// What a listener needs to speak TLS.
 pub struct Tls {
     acceptor: tokio_rustls::TlsAcceptor,
-    /// When the certificate ceases to be valid.
-    pub expires: SystemTime,
+    /// From when to when the certificate is valid.
+    pub valid: Range<SystemTime>,
 }
 
 /// Why a certificate and a key cannot be used.
@@ -53,16 +54,16 @@ impl Tls {
     pub fn load(certificate: &Path, key: &Path) -> Result<Self, TlsError> {
         let chain = read_certificates(certificate)?;
         let leaf = chain.first().ok_or_else(|| TlsError::NoCertificate(certificate.into()))?;
-        let expires = expiry(leaf).ok_or_else(|| TlsError::BadCertificate(certificate.into()))?;
+        let valid = validity(leaf).ok_or_else(|| TlsError::BadCertificate(certificate.into()))?;
         let key_der = read_key(key)?;
-        Self::new(chain, key_der, expires, key)
+        Self::new(chain, key_der, valid, key)
     }
 
     /// TLS from a chain and a key at hand; `key_file` is where the key came from, for errors.
     pub fn new(
         chain: Vec<CertificateDer<'static>>,
         key: PrivateKeyDer<'static>,
-        expires: SystemTime,
+        valid: Range<SystemTime>,
         key_file: &Path,
     ) -> Result<Self, TlsError> {
         let config = ServerConfig::builder_with_provider(Arc::new(provider()))
@@ -71,7 +72,7 @@ impl Tls {
             .with_no_client_auth()
             .with_single_cert(chain, key)
             .map_err(|error| told_apart(error, key_file))?;
-        Ok(Self { acceptor: Arc::new(settings(config).map_err(TlsError::Refused)?).into(), expires })
+        Ok(Self { acceptor: Arc::new(settings(config).map_err(TlsError::Refused)?).into(), valid })
     }
 
     /// The TLS handshake of one connection. Who calls this bounds it in time.
@@ -125,14 +126,15 @@ fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
         .ok_or_else(|| TlsError::NoKey(path.into()))
 }
 
-fn expiry(leaf: &CertificateDer<'_>) -> Option<SystemTime> {
+fn validity(leaf: &CertificateDer<'_>) -> Option<Range<SystemTime>> {
     let (_, parsed) = x509_parser::parse_x509_certificate(leaf).ok()?;
-    Some(parsed.validity().not_after.to_datetime().into())
+    let validity = parsed.validity();
+    Some(validity.not_before.to_datetime().into()..validity.not_after.to_datetime().into())
 }
 
 impl fmt::Debug for Tls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tls").field("expires", &self.expires).finish_non_exhaustive()
+        f.debug_struct("Tls").field("valid", &self.valid).finish_non_exhaustive()
     }
 }
 

@@ -2,6 +2,7 @@
 //! private key is in the repository, and messages about files are the same on every machine.
 
 use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -21,7 +22,7 @@ impl Tree {
         let tree = Self::without_certificates();
         CERTIFICATES.into_iter().for_each(|folder| put_certificates(&tree.path(folder)));
         let key = KeyPair::generate().expect("a key");
-        write(&tree.path("certs"), "fullchain.pem", certificate(&key, 4000).as_bytes());
+        write(&tree.path("certs"), "fullchain.pem", certificate(&key, 2019..4000).as_bytes());
         write(&tree.path("certs"), "privkey.pem", key.serialize_pem().as_bytes());
         tree
     }
@@ -71,13 +72,14 @@ fn copy(from: &Path, to: &Path) {
 /// Certificates and keys of every kind that a configuration may name, sound ones and others.
 fn put_certificates(folder: &Path) {
     let [key, other] = [(), ()].map(|()| KeyPair::generate().expect("a key"));
-    let (chain, key_pem) = (certificate(&key, 4000), key.serialize_pem());
+    let (chain, key_pem) = (certificate(&key, 2019..4000), key.serialize_pem());
     fs::create_dir_all(folder.join("folder")).expect("the copy can be written");
     write(folder, "chain.pem", chain.as_bytes());
     write(folder, "key.pem", key_pem.as_bytes());
     write(folder, "both.pem", format!("{chain}{key_pem}").as_bytes());
     write(folder, "other-key.pem", other.serialize_pem().as_bytes());
-    write(folder, "expired.pem", certificate(&key, 2020).as_bytes());
+    write(folder, "expired.pem", certificate(&key, 2019..2020).as_bytes());
+    write(folder, "future.pem", certificate(&key, 3999..4000).as_bytes());
     write(folder, "certificate.der", b"\x30\x82\x01\x0a\xff\xfe");
     write(folder, "text.pem", b"This is not what it is called.\n");
     write(folder, "cut.pem", b"-----BEGIN CERTIFICATE-----\nMIIB\n");
@@ -86,10 +88,10 @@ fn put_certificates(folder: &Path) {
     write(folder, "garbage-key.pem", b"-----BEGIN PRIVATE KEY-----\nR2FyYmFnZQ==\n-----END PRIVATE KEY-----\n");
 }
 
-/// A certificate for localhost that signs itself, valid until New Year of `until`.
-fn certificate(key: &KeyPair, until: i32) -> String {
+/// A certificate for localhost that signs itself, valid from one New Year to another.
+fn certificate(key: &KeyPair, years: Range<i32>) -> String {
     let mut params = CertificateParams::new(["localhost".to_owned()]).expect("a name");
-    (params.not_before, params.not_after) = (date_time_ymd(2019, 1, 1), date_time_ymd(until, 1, 1));
+    (params.not_before, params.not_after) = (date_time_ymd(years.start, 1, 1), date_time_ymd(years.end, 1, 1));
     params.self_signed(key).expect("a certificate").pem()
 }
 

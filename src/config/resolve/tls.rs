@@ -19,7 +19,7 @@ pub(super) fn tls(table: &TlsTable, folder: &Path, problems: &Problems) -> Optio
     let certificate_file = folder.join(certificate.get_ref());
     match Tls::load(&certificate_file, &folder.join(key.get_ref())) {
         Ok(tls) => {
-            warn_expired(&tls, certificate, &certificate_file, problems);
+            warn_of_dates(&tls, certificate, &certificate_file, problems);
             Some(Arc::new(tls))
         }
         Err(error) => {
@@ -29,15 +29,22 @@ pub(super) fn tls(table: &TlsTable, folder: &Path, problems: &Problems) -> Optio
     }
 }
 
-/// An expired certificate is served all the same: a gateway that does not start helps nobody, and some clients of
-/// tunnels never look at the date.
-fn warn_expired(tls: &Tls, certificate: &Spanned<String>, file: &Path, problems: &Problems) {
-    if tls.expires < SystemTime::now() {
-        // humantime tells no time before 1970.
-        let time = humantime::format_rfc3339_seconds(tls.expires.max(SystemTime::UNIX_EPOCH)).to_string();
-        let date = time.split('T').next().unwrap_or_default();
-        problems.warn(certificate.span(), format!("certificate {} expired on {date}", file.display()));
-    }
+/// A certificate that has expired, or is not valid yet, is served all the same: a gateway that does not start helps
+/// nobody, some clients of tunnels never look at the date, and a clock may be wrong.
+fn warn_of_dates(tls: &Tls, certificate: &Spanned<String>, file: &Path, problems: &Problems) {
+    let now = SystemTime::now();
+    let (what, time) = match &tls.valid {
+        valid if valid.end < now => ("expired on", valid.end),
+        valid if now < valid.start => ("is not valid before", valid.start),
+        _ => return,
+    };
+    problems.warn(certificate.span(), format!("certificate {} {what} {}", file.display(), date(time)));
+}
+
+fn date(time: SystemTime) -> String {
+    // humantime tells no time before 1970.
+    let time = humantime::format_rfc3339_seconds(time.max(SystemTime::UNIX_EPOCH)).to_string();
+    time.split('T').next().unwrap_or_default().to_owned()
 }
 
 fn refuse(
