@@ -50,13 +50,16 @@ pub enum TlsError {
 }
 
 impl Tls {
-    /// Reads a certificate chain (leaf first) and its private key, both PEM.
-    pub fn load(certificate: &Path, key: &Path) -> Result<Self, TlsError> {
-        let chain = read_certificates(certificate)?;
-        let leaf = chain.first().ok_or_else(|| TlsError::NoCertificate(certificate.into()))?;
-        let valid = validity(leaf).ok_or_else(|| TlsError::BadCertificate(certificate.into()))?;
-        let key_der = read_key(key)?;
-        Self::new(chain, key_der, valid, key)
+    /// Reads a certificate chain (leaf first) and its private key, both PEM. A mistake in the one hides none in the other.
+    pub fn load(certificate: &Path, key: &Path) -> Result<Self, Vec<TlsError>> {
+        match (read_chain(certificate), read_key(key)) {
+            (Ok((chain, valid)), Ok(key_der)) => Self::new(chain, key_der, valid, key).map_err(|error| vec![error]),
+            // Both may be one file, and what is wrong with a file as such is wrong once.
+            (Err(error @ (TlsError::Unreadable(..) | TlsError::NotPem(..))), Err(_)) if certificate == key => {
+                Err(vec![error])
+            }
+            (chain, key_der) => Err(chain.err().into_iter().chain(key_der.err()).collect()),
+        }
     }
 
     /// TLS from a chain and a key at hand; `key_file` is where the key came from, for errors.
@@ -114,6 +117,13 @@ fn told_apart(error: rustls::Error, key: &Path) -> TlsError {
     }
 }
 
+fn read_chain(path: &Path) -> Result<(Vec<CertificateDer<'static>>, Range<SystemTime>), TlsError> {
+    let chain = read_certificates(path)?;
+    let leaf = chain.first().ok_or_else(|| TlsError::NoCertificate(path.into()))?;
+    let valid = validity(leaf).ok_or_else(|| TlsError::BadCertificate(path.into()))?;
+    Ok((chain, valid))
+}
+
 fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let bytes = fs::read(path).map_err(|error| TlsError::Unreadable(path.into(), error))?;
     rustls_pemfile::certs(&mut &*bytes).collect::<Result<_, _>>().map_err(|error| TlsError::NotPem(path.into(), error))
@@ -121,9 +131,12 @@ fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsErr
 
 fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
     let bytes = fs::read(path).map_err(|error| TlsError::Unreadable(path.into(), error))?;
-    rustls_pemfile::private_key(&mut &*bytes)
+    let key = rustls_pemfile::private_key(&mut &*bytes)
         .map_err(|error| TlsError::NotPem(path.into(), error))?
-        .ok_or_else(|| TlsError::NoKey(path.into()))
+        .ok_or_else(|| TlsError::NoKey(path.into()))?;
+    // By itself, as there may be no certificate to try it with.
+    default_provider().key_provider.load_private_key(key.clone_key()).map_err(|error| told_apart(error, path))?;
+    Ok(key)
 }
 
 fn validity(leaf: &CertificateDer<'_>) -> Option<Range<SystemTime>> {

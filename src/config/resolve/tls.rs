@@ -22,8 +22,8 @@ pub(super) fn tls(table: &TlsTable, folder: &Path, problems: &Problems) -> Optio
             warn_of_dates(&tls, certificate, &certificate_file, problems);
             Some(Arc::new(tls))
         }
-        Err(error) => {
-            refuse(&error, certificate, key, &certificate_file, problems);
+        Err(errors) => {
+            errors.iter().for_each(|error| refuse(error, certificate, key, &certificate_file, problems));
             None
         }
     }
@@ -55,7 +55,7 @@ fn refuse(
     problems: &Problems,
 ) {
     let of_certificate = match error {
-        // Certificate and key may be one file; it is then read as the certificate first.
+        // Certificate and key may be one file; it is then told of as the certificate's.
         TlsError::Unreadable(path, _) | TlsError::NotPem(path, _) => path == certificate_file,
         TlsError::NoCertificate(_) | TlsError::BadCertificate(..) | TlsError::Refused(_) => true,
         TlsError::NoKey(_) | TlsError::BadKey(..) | TlsError::Mismatch => false,
