@@ -22,7 +22,7 @@ pub(in crate::config) struct RouteTable {
     pub(in crate::config) name: Option<Spanned<Name>>,
     pub(in crate::config) hosts: Option<Vec<Spanned<HostPattern>>>,
     pub(in crate::config) paths: Option<Vec<Spanned<Box<str>>>>,
-    pub(in crate::config) scheme: Option<Scheme>,
+    pub(in crate::config) scheme: Option<Spanned<Scheme>>,
     pub(in crate::config) listeners: Option<Vec<Spanned<Name>>>,
     pub(in crate::config) methods: Option<Vec<Spanned<Method>>>,
     pub(in crate::config) headers: Vec<(Spanned<HeaderName>, HeaderMatch)>,
@@ -64,7 +64,7 @@ impl RouteTable {
             name: table.value("name", |v| name(text(v, "expected a name")?)),
             hosts: table.one_or_many("host", |v| HostPattern::parse(text(v, "expected a host or a list of them")?)),
             paths: table.one_or_many("path", |v| path(text(v, "expected a path or a list of them")?)),
-            scheme: plain(table.value("scheme", |v| word(v, &schemes))),
+            scheme: table.value("scheme", |v| word(v, &schemes)),
             listeners: table
                 .one_or_many("listener", |v| name(text(v, "expected a listener's name or a list of them")?)),
             methods: table.one_or_many("methods", |v| method(text(v, "expected a method or a list of them")?)),

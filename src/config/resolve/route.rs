@@ -15,7 +15,7 @@ use crate::config::file::{ExchangeTimes, RedirectTable, RespondTable, RouteTable
 use crate::config::names::{derived, unused};
 use crate::config::report::{Place, Problems, meant, quoted};
 use crate::config::{
-    Action, ExchangeTimeouts, HostPattern, Listener, Match, Name, Redirect, Respond, Route, Template, Upstream,
+    Action, ExchangeTimeouts, HostPattern, Listener, Match, Name, Redirect, Respond, Route, Scheme, Template, Upstream,
 };
 use crate::proxy;
 
@@ -52,6 +52,7 @@ pub(super) fn routes(tables: Vec<(RouteTable, bool)>, parts: &Parts<'_>) -> Vec<
 
 fn route(table: RouteTable, name: Name, parts: &Parts<'_>) -> Option<Route> {
     let matches = matches(&table, parts);
+    warn_unreachable(&table, &name, parts);
     tell_max_message(&table, parts.problems);
     let timeouts = timeouts(&table.times, parts);
     let (upgrade, plain) = (table.upgrade.clone().map(inner), table.plain.unwrap_or(true));
@@ -94,10 +95,29 @@ fn matches(table: &RouteTable, parts: &Parts<'_>) -> Match {
     Match {
         hosts: table.hosts.clone().map(inner).unwrap_or_default(),
         paths: table.paths.clone().map_or_else(|| vec!["/".into()], inner),
-        scheme: table.scheme,
+        scheme: table.scheme.as_ref().map(|s| *s.get_ref()),
         listeners: table.listeners.clone().map(inner).unwrap_or_default(),
         methods: table.methods.clone().map(inner).unwrap_or_default(),
         headers,
+    }
+}
+
+/// A route for a scheme that no listener gives it takes no request, ever. It is no mistake that harms, and may be meant
+/// for a listener that is yet to come.
+fn warn_unreachable(table: &RouteTable, name: &Name, parts: &Parts<'_>) {
+    let Some(scheme) = &table.scheme else { return };
+    let named = table.listeners.as_deref();
+    let may_come = |l: &Listener| named.is_none_or(|names| names.iter().any(|name| *name.get_ref() == l.name));
+    let gives = |l: &Listener| l.tls.is_some() == (*scheme.get_ref() == Scheme::Https);
+    if !parts.listeners.iter().any(|l| may_come(l) && gives(l)) {
+        let which = if named.is_some() { "none of its listeners" } else { "no listener" };
+        let what = match scheme.get_ref() {
+            Scheme::Http => "is plain",
+            Scheme::Https => "has TLS",
+        };
+        let scheme_text = scheme.get_ref().as_str();
+        let words = format!("nothing reaches the route `{name}`: it is for {scheme_text}, and {which} {what}");
+        parts.problems.warn(scheme.span(), words);
     }
 }
 
