@@ -139,6 +139,25 @@ fn plain_http_on_the_port_of_tls_is_told_so_in_words() {
     stop_with(gateway, 3);
 }
 
+/// It has been told all there is to tell: a drain waits for its end no longer than anybody wishes, and cuts nothing.
+#[test]
+fn a_plain_client_of_the_port_of_tls_that_lingers_is_not_cut_by_the_second_signal() {
+    let authority = Authority::new();
+    let gateway = gateway(&authority, "[drain]\ndeadline = \"10m\"\n");
+    let mut client = connect(&gateway);
+    client.send("G");
+    let answer = support::peer::text(&client.read_to_end());
+    assert!(answer.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{answer:?}");
+    gateway.signal(Signal::SIGTERM);
+    let draining = gateway.message(|message| message["message"] == "draining");
+    gateway.signal(Signal::SIGTERM);
+    let ended = gateway.message(|message| message["message"] == "ended");
+    assert_eq!((&draining["open"], &ended["cut"]), (&json!(1), &json!(0)), "{ended}");
+    let (status, records) = gateway.wait();
+    assert_eq!((status.code(), records.len()), (Some(0), 1));
+    drop(client);
+}
+
 #[test]
 fn what_is_neither_tls_nor_http_is_shut_out_without_a_record() {
     let authority = Authority::new();

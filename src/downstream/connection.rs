@@ -136,7 +136,9 @@ where
     // Boxed, so that what a TLS handshake needs is freed before HTTP begins.
     let Secured { io, scheme } = match Box::pin(secure(stream, &listener, seat.registration.entry())).await {
         Ok(secured) => secured,
-        Err(insecure) => return Box::pin(refuse(insecure, client, &listener, &worker)).await,
+        Err(insecure) => {
+            return Box::pin(refuse(insecure, client, &listener, &worker, seat.registration.entry())).await;
+        }
     };
     let connection = Arc::new(ConnContext::new(client, local, listener, scheme, worker, &seat));
     let service = service_fn(|request| {
@@ -184,7 +186,7 @@ where
 }
 
 /// The end of a connection that never came to HTTP.
-async fn refuse(insecure: Insecure, client: ClientAddr, listener: &Listener, worker: &worker::Context) {
+async fn refuse(insecure: Insecure, client: ClientAddr, listener: &Listener, worker: &worker::Context, entry: &Entry) {
     match insecure {
         Insecure::Failed(error) => tracing::debug!(%client, listener = %listener.name, %error, "TLS handshake failed"),
         Insecure::TimedOut => {
@@ -193,7 +195,8 @@ async fn refuse(insecure: Insecure, client: ClientAddr, listener: &Listener, wor
         Insecure::PlainHttp(stream) => {
             let fault = ConnectionFault::PlainHttp;
             fault.tell(Record::begin(&worker.sink, client, &listener.name));
-            linger::close(TunnelIo::Tcp(stream), fault.last_words()).await;
+            entry.closes();
+            unless_stopped(entry, linger::close(TunnelIo::Tcp(stream), fault.last_words())).await;
         }
         Insecure::HardStop => {}
     }
