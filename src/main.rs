@@ -2,10 +2,14 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr)] // the answers of a command line
 
-use std::path::{Path, PathBuf};
+mod command_line;
+
+use std::io;
+use std::path::Path;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::Parser;
+use command_line::{Action, Arguments};
 use spliceway::config::{Config, ConfigError};
 use spliceway::control::Stop;
 use spliceway::demonstration;
@@ -19,38 +23,16 @@ const CUT: u8 = 2;
 const USAGE: u8 = 64;
 const CONFIG: u8 = 78;
 
-/// A WebSocket upgrade gateway and reverse proxy.
-///
-/// Without arguments it starts a demonstration on 127.0.0.1:8080.
-#[derive(Debug, Parser)]
-#[command(version, args_conflicts_with_subcommands = true)]
-struct Arguments {
-    #[command(subcommand)]
-    command: Option<Command>,
-}
-
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// Runs the gateway; without a file, the demonstration on 127.0.0.1:8080.
-    Run {
-        /// The configuration.
-        file: Option<PathBuf>,
-    },
-    /// Checks a configuration and says what is wrong with it; binds nothing.
-    Check {
-        /// The configuration.
-        file: PathBuf,
-    },
-}
-
 fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => return usage(&error),
     };
-    match arguments.command.unwrap_or(Command::Run { file: None }) {
-        Command::Run { file } => run(file.as_deref()),
-        Command::Check { file } => check(&file),
+    match arguments.command.unwrap_or(Action::Run { file: None }) {
+        Action::Run { file } => run(file.as_deref()),
+        Action::Check { file } => check(&file),
+        Action::Man => print(command_line::manual(&mut io::stdout().lock())),
+        Action::Completions { shell } => print(command_line::completions(shell, &mut io::stdout().lock())),
     }
 }
 
@@ -59,6 +41,14 @@ fn usage(error: &clap::Error) -> ExitCode {
     // Who closed the pipe does not want to read it.
     let _ = error.print();
     if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS }
+}
+
+/// Who closed the pipe has read enough; a full disk is told.
+fn print(printed: io::Result<()>) -> ExitCode {
+    match printed {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => cannot_start(&error),
+        _ => ExitCode::SUCCESS,
+    }
 }
 
 fn check(file: &Path) -> ExitCode {
