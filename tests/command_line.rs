@@ -51,6 +51,9 @@ fn help_tells_the_commands_exit_codes_signals_files_an_example_and_where_the_doc
         assert!(help.contains(told), "no {told:?} in\n{help}");
     }
     assert_eq!(answer(&["help"]), help);
+    for document in help.split_whitespace().filter(|word| word.starts_with("docs/")) {
+        assert!(Path::new(document).exists(), "{document} is not there");
+    }
 }
 
 #[test]

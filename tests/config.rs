@@ -12,6 +12,7 @@ use spliceway::config::{
     Action, Bind, Config, ConnectionLimit, Forwarded, HeaderMatch, HostHeader, HostPattern, LogFile, LogFormat,
     Records, Scheme,
 };
+use spliceway::service::echo::LARGEST_MESSAGE;
 use support::gateway::{Gateway, run_to_end};
 use support::tree::Tree;
 use toml::de::{DeTable, DeValue};
@@ -318,6 +319,17 @@ fn a_listeners_proxies_stand_for_the_gateways_and_budgets_stand_beside_them() {
     let pools = config.upstreams.iter().map(|u| u.pool.map(|p| (p.idle.get(), p.idle_timeout.as_millis())));
     let expected = [Some((8, 300_000)), Some((32, 250)), Some((32, 30_000)), None];
     assert_eq!(pools.collect::<Vec<_>>(), expected);
+}
+
+/// What the file may ask for is what the echo keeps to: it once took 256 MiB and held clients to 64.
+#[test]
+fn the_largest_message_of_the_file_is_that_of_the_echo() {
+    let with = |bytes: usize| {
+        let route = format!("[[route]]\nservice = \"echo\"\n[route.websocket]\nmax_message = \"{bytes}B\"\n");
+        Config::parse("gateway.toml", &format!("[[listener]]\nbind = \"127.0.0.1:0\"\n{route}"), Path::new(""))
+    };
+    assert_eq!(with(LARGEST_MESSAGE).unwrap().routes[0].max_message, LARGEST_MESSAGE);
+    assert!(with(LARGEST_MESSAGE + 1).is_err());
 }
 
 #[test]
