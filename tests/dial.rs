@@ -15,6 +15,7 @@ use support::backend::{self, Backend, Full};
 use support::client::{Client, opening_handshake};
 use support::gateway::Gateway;
 use support::peer::{Peer, header, text};
+use support::skip::{self, Want};
 
 /// A gateway with one worker, so that what was counted before is counted when the next request comes.
 fn gateway(endpoints: &[String], timeouts: &str, upstream: &str) -> Gateway {
@@ -306,8 +307,7 @@ impl Etc {
         file.write_all_at(format!("{hosts:<63}\n").as_bytes(), 0).expect("it can be written");
     }
 
-    #[allow(clippy::print_stdout)] // why a test is skipped
-    /// None, with the reason said, where a process may not have mounts of its own.
+    /// None where a process may not have mounts of its own, and that is on the list of what is skipped.
     fn start(&self, config: &str) -> Option<Gateway> {
         let script = "for file in hosts nsswitch.conf resolv.conf; do \
                       mount --bind \"$0/$file\" \"$(readlink -f /etc/$file)\" || exit; done; exec \"$@\"";
@@ -319,7 +319,7 @@ impl Etc {
                 return Some(Gateway::start_by(&launcher, config, &[]));
             }
         }
-        println!("skipped: this machine gives a process no mounts of its own (unshare --mount)");
+        skip::unless_listed(Want::Namespaces, "this machine gives a process no mounts of its own (unshare --mount)");
         None
     }
 }
@@ -396,7 +396,10 @@ fn a_name_whose_look_up_takes_long_holds_up_neither_other_names_nor_the_end() {
     let [.., high, low] = std::process::id().to_be_bytes();
     let mute = Ipv4Addr::new(127, 77, high, low.max(1));
     let Ok(resolver) = UdpSocket::bind((mute, 53)) else {
-        return println!("skipped: the port of a name server needs a privilege that the test has not");
+        return skip::unless_listed(
+            Want::Namespaces,
+            "the port of a name server needs a privilege that the test has not",
+        );
     };
     let etc =
         Etc::new("127.0.0.1 quick.test", "files dns", &format!("nameserver {mute}\noptions timeout:30 attempts:5\n"));

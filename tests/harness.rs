@@ -222,3 +222,11 @@ fn an_allocator_counts() {
     }
     assert_eq!((counting.allocations(), counting.live()), (2, 0));
 }
+
+#[test]
+fn a_reason_for_skipping_is_one_that_is_given() {
+    let list = "# namespaces: a comment\nother: one\nnamespaces:\nnamespaces2: no\nnamespaces:  a container \n";
+    assert_eq!(support::skip::reason(list, "namespaces"), Some("a container"));
+    assert_eq!(support::skip::reason(list, "names"), None);
+    assert_eq!(support::skip::reason("namespaces:\n", "namespaces"), None);
+}

@@ -17,6 +17,7 @@ pub mod network;
 pub mod pauses;
 pub mod peer;
 pub mod process;
+pub mod skip;
 pub mod syscalls;
 pub mod tls;
 pub mod tree;

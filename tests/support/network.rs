@@ -6,15 +6,15 @@ use std::process::Command;
 use rustix::process::geteuid;
 
 use super::process::run_to_end;
+use super::skip::{self, Want};
 
 const MARK: &str = "SPLICEWAY_TEST_OWN_NETWORK";
 
 /// Runs the test of that name again, alone, in a network of its own whose loopback has these addresses besides the usual
 /// ones; true in that second run, which is the one that has to test. Where the machine gives a process no network of its
-/// own, the reason is said and nothing is tested.
+/// own, it fails, or nothing is tested where the list of [`skip`] has it.
 ///
 /// A second process because a network belongs to all threads of one.
-#[allow(clippy::print_stdout)] // why a test is skipped
 pub fn is_own(test: &str, addresses: &[&str]) -> bool {
     if env::var_os(MARK).is_some() {
         return true;
@@ -28,7 +28,7 @@ pub fn is_own(test: &str, addresses: &[&str]) -> bool {
         unshare
     };
     if !within(&["true"]).output().is_ok_and(|output| output.status.success()) {
-        println!("skipped: this machine gives a process no network of its own (unshare --net, ip)");
+        skip::unless_listed(Want::Namespaces, "this machine gives a process no network of its own (unshare --net, ip)");
         return false;
     }
     let binary = env::current_exe().expect("this test's binary");
