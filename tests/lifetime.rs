@@ -33,9 +33,9 @@ fn thousands_of_tunnels_leave_nothing_behind() {
     for round in 0..ROUNDS {
         open_use_and_end(&gateway, &backends, round);
         until("the descriptors are what they were", || gateway.descriptors() == at_rest);
-        memory.push(gateway.pss());
+        memory.push(gateway.anonymous());
     }
-    println!("PSS after 2,000 and 4,000 tunnels: {memory:?} bytes");
+    println!("its own memory after 2,000 and 4,000 tunnels: {memory:?} bytes");
     // The first round is the warm-up. A hundred bytes a tunnel would show: its entry, its record, any part of it. Fewer are
     // no leak: the queue of the log touches a fresh slot of 32 bytes for each line until it has been round once.
     let grown = memory[1].saturating_sub(memory[0]);
