@@ -265,16 +265,16 @@ fn a_route_for_a_scheme_that_no_listener_gives_it_is_a_warning_with_its_place() 
     let config = load(&Tree::new().path(VALID).join("unreachable.toml"));
     let warnings: Vec<_> = config.warnings.iter().filter_map(|w| w.split_once("unreachable.toml:")).collect();
     let expected = [
-        "17:10: nothing reaches the route `a`: it is for https, and none of its listeners has TLS",
-        "24:10: nothing reaches the route `b`: it is for http, and none of its listeners is plain",
+        "17:10: nothing reaches the route a: it is for https, and none of its listeners has TLS",
+        "24:10: nothing reaches the route b: it is for http, and none of its listeners is plain",
     ];
     assert_eq!(warnings.iter().map(|w| w.1).collect::<Vec<_>>(), expected);
 
     let tree = Tree::new();
     let tls = "tls = { certificate = \"certs/chain.pem\", key = \"certs/key.pem\" }\n";
     for (tls, scheme, expected) in [
-        ("", "https", "5:10: nothing reaches the route `root`: it is for https, and no listener has TLS"),
-        (tls, "http", "6:10: nothing reaches the route `root`: it is for http, and no listener is plain"),
+        ("", "https", "5:10: nothing reaches the route root: it is for https, and no listener has TLS"),
+        (tls, "http", "6:10: nothing reaches the route root: it is for http, and no listener is plain"),
     ] {
         let route = format!("[[route]]\nservice = \"echo\"\nscheme = \"{scheme}\"\n");
         let text = format!("[[listener]]\nbind = \"127.0.0.1:1\"\n{tls}{route}");

@@ -484,13 +484,13 @@ fn messages() -> BTreeSet<String> {
             .map(|shown| format!("impl fmt::Display for {shown} {{"))
             .collect();
         places.extend(["error", "warn", "info", "debug"].map(|level| format!("tracing::{level}!(")));
-        places.extend([".because(", ".unless_told(", "cut_or(", "println!("].map(str::to_owned));
+        places.extend([".because(", ".unless_told(", "cut_or(", "println!(", "complain("].map(str::to_owned));
         places.push("fn note_cut(&self, end: &End) {".to_owned());
         places.push("fn last_words(&self) -> &'static [u8] {".to_owned());
         if source.name.ends_with("echo.rs") {
             places.push("let (code, reason) = match &error {".to_owned());
         }
-        if source.name.ends_with("resolve/tls.rs") {
+        if source.name.contains("resolve/") {
             places.push("problems.warn(".to_owned());
         }
         for place in places {

@@ -116,8 +116,10 @@ fn warn_unreachable(table: &RouteTable, name: &Name, parts: &Parts<'_>) {
             Scheme::Https => "has TLS",
         };
         let scheme_text = scheme.get_ref().as_str();
-        let words = format!("nothing reaches the route `{name}`: it is for {scheme_text}, and {which} {what}");
-        parts.problems.warn(scheme.span(), words);
+        parts.problems.warn(
+            scheme.span(),
+            format!("nothing reaches the route {name}: it is for {scheme_text}, and {which} {what}"),
+        );
     }
 }
 

@@ -32,13 +32,14 @@ pub(super) fn tls(table: &TlsTable, folder: &Path, problems: &Problems) -> Optio
 /// A certificate that has expired, or is not valid yet, is served all the same: a gateway that does not start helps
 /// nobody, some clients of tunnels never look at the date, and a clock may be wrong.
 fn warn_of_dates(tls: &Tls, certificate: &Spanned<String>, file: &Path, problems: &Problems) {
-    let now = SystemTime::now();
-    let (what, time) = match &tls.valid {
-        valid if valid.end < now => ("expired on", valid.end),
-        valid if now < valid.start => ("is not valid before", valid.start),
-        _ => return,
-    };
-    problems.warn(certificate.span(), format!("certificate {} {what} {}", file.display(), date(time)));
+    let (now, file) = (SystemTime::now(), file.display());
+    if tls.valid.end < now {
+        let date = date(tls.valid.end);
+        problems.warn(certificate.span(), format!("certificate {file} expired on {date}"));
+    } else if now < tls.valid.start {
+        let date = date(tls.valid.start);
+        problems.warn(certificate.span(), format!("certificate {file} is not valid before {date}"));
+    }
 }
 
 fn date(time: SystemTime) -> String {
