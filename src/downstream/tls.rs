@@ -18,6 +18,8 @@ use tokio::net::TcpStream;
 use tokio_rustls::rustls;
 use tokio_rustls::server::TlsStream;
 
+use crate::tunnel::paced::Paced;
+
 /// Ciphertext that a connection may hold back for a client that does not read; rustls' own default is 64 KiB.
 const HELD_BACK: usize = 16 * 1024;
 
@@ -79,8 +81,8 @@ impl Tls {
     }
 
     /// The TLS handshake of one connection. Who calls this bounds it in time.
-    pub async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
-        let mut stream = self.acceptor.accept(stream).await?;
+    pub async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<Paced>> {
+        let mut stream = self.acceptor.accept(Paced::new(stream)).await?;
         stream.get_mut().1.set_buffer_limit(Some(HELD_BACK));
         Ok(stream)
     }

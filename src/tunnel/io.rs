@@ -9,6 +9,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
+use super::paced::Paced;
 use crate::socket;
 
 /// A stream of bytes to one party.
@@ -23,13 +24,13 @@ pub enum TunnelIo {
 /// A client's TLS stream, and how it ended.
 #[derive(Debug)]
 pub struct TlsDown {
-    stream: TlsStream<TcpStream>,
+    stream: TlsStream<Paced>,
     truncated: bool,
 }
 
 impl TunnelIo {
     /// The stream of a client whose TLS handshake is done.
-    pub fn tls_down(stream: TlsStream<TcpStream>) -> Self {
+    pub fn tls_down(stream: TlsStream<Paced>) -> Self {
         Self::TlsDown(Box::new(TlsDown { stream, truncated: false }))
     }
 
@@ -146,6 +147,7 @@ impl io::Write for Offer<'_> {
 impl TlsDown {
     /// A FIN without close_notify is passed on as a FIN, like any other; that it was truncated is for the record.
     fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.stream.get_mut().0.allow();
         match ready!(Pin::new(&mut self.stream).poll_read(cx, buffer)) {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                 self.truncated = true;

@@ -14,6 +14,7 @@ pub mod clock;
 mod direction;
 pub mod frames;
 pub mod io;
+pub mod paced;
 pub mod session;
 
 use std::cell::RefCell;

@@ -66,6 +66,14 @@ pub fn anonymous(pid: u32) -> u64 {
     in_bytes(&format!("/proc/{pid}/status"), "RssAnon:")
 }
 
+/// The processor's time that the process has had, in the kernel's ticks (a hundredth of a second).
+pub fn ticks(pid: u32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process runs");
+    // The name is in parentheses and may hold anything; user and system time are the 14th and 15th field (proc(5)).
+    let fields: Vec<&str> = stat.rsplit_once(") ").expect("a name").1.split(' ').collect();
+    [fields[11], fields[12]].iter().map(|field| field.parse::<u64>().expect("a number")).sum()
+}
+
 fn in_bytes(file: &str, key: &str) -> u64 {
     let text = fs::read_to_string(file).expect("the process runs");
     let line = text.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_else(|| panic!("no {key} in {file}"));
