@@ -6,6 +6,7 @@ mod support;
 
 use std::io::Read;
 use std::thread;
+use std::time::Duration;
 
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
@@ -223,4 +224,69 @@ fn an_early_answer_to_a_small_body_that_is_there_costs_no_connection() {
     drop(client);
     let records = gateway.stop();
     assert_eq!(records.iter().map(|record| &record["status"]).collect::<Vec<_>>(), [&Value::from(403), &200.into()]);
+}
+
+/// What is left of a body is no head, however slowly it comes: the answer that was given is the last word.
+#[test]
+fn the_rest_of_a_body_behind_its_answer_is_no_slow_head() {
+    let backend = Backend::start(refuse);
+    let gateway = Gateway::start(&format!(
+        "[gateway]\nworkers = 1\n[timeouts]\nrequest_head = \"100ms\"\nkeep_alive = \"300ms\"\n\
+         [[listener]]\nname = \"web\"\nbind = \"127.0.0.1:0\"\n\
+         [upstream.app]\nendpoints = [\"{}\"]\n[[route]]\npath = \"/app\"\nupstream = \"app\"\n\
+         [[route]]\npath = \"/fixed\"\nrespond = {{ status = 403, body = \"not here\" }}\n",
+        backend.address()
+    ));
+    for (path, status) in [("/app", 413), ("/fixed", 403)] {
+        // Slowly, to its end and not to its end.
+        for (length, sent) in [(30, 30), (30, 20)] {
+            let mut client = Client::connect(gateway.address("web"));
+            client.send(post(path, length));
+            assert_eq!(client.read_answer().status, status);
+            for byte in body(sent) {
+                if client.try_send([byte]).is_err() {
+                    break;
+                }
+                thread::sleep(Duration::from_millis(10));
+            }
+            client.expect_eof();
+        }
+        // All of it at once, in more than one read of the gateway, and nothing more.
+        for length in [1 << 10, 8 << 10, 12 << 10, 15 << 10, 30 << 10] {
+            let mut client = Client::connect(gateway.address("web"));
+            client.send([post(path, length).into_bytes(), body(length)].concat());
+            assert_eq!(client.read_answer().status, status);
+            assert_eq!(rest(&mut client), "", "{path} {length}");
+        }
+    }
+    let records = gateway.stop();
+    let statuses: Vec<_> = records.iter().map(|record| record["status"].as_u64()).collect();
+    let expected = [[Some(413); 7], [Some(403); 7]].concat();
+    assert_eq!(statuses, expected, "{records:#?}");
+}
+
+/// A body that was read to its end has no rest: what comes next is a head from its first byte.
+#[test]
+fn the_first_byte_behind_a_whole_request_begins_the_next() {
+    let backend = Backend::start(|mut peer| {
+        peer.read_head();
+        peer.read_exact(5);
+        peer.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+        peer.expect_eof();
+    });
+    let gateway = Gateway::start(&format!(
+        "[gateway]\nworkers = 1\n[timeouts]\nrequest_head = \"100ms\"\nkeep_alive = \"10m\"\n\
+         [[listener]]\nname = \"web\"\nbind = \"127.0.0.1:0\"\n\
+         [upstream.app]\nendpoints = [\"{}\"]\n[[route]]\nupstream = \"app\"\n",
+        backend.address()
+    ));
+    let mut client = Client::connect(gateway.address("web"));
+    client.send(post("/app", 5) + "he");
+    client.send("llo");
+    assert_eq!(client.read_answer().status, 200);
+    client.send("G");
+    assert_eq!(client.read_answer().status, 408);
+    client.expect_eof();
+    drop(client);
+    gateway.stop();
 }

@@ -14,7 +14,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, Version};
@@ -111,6 +111,8 @@ struct Timing {
     unwritten: bool,
     /// A drain waits until then for the request that is about to come.
     grace: Option<Instant>,
+    /// The body of the request at hand has not been read to its end.
+    body_left: bool,
 }
 
 /// How hyper's part ended.
@@ -142,7 +144,7 @@ where
     };
     let connection = Arc::new(ConnContext::new(client, local, listener, scheme, worker, &seat));
     let service = service_fn(|request| {
-        connection.serving(request.version());
+        connection.serving(&request);
         // Boxed for its time: hyper keeps the room for it as long as the connection lives, and an idle one would be twice as
         // large.
         let answer = Box::pin(handle(request, Arc::clone(&connection)));
@@ -319,6 +321,7 @@ impl ConnContext {
             broke_off: false,
             unwritten: false,
             grace: None,
+            body_left: false,
         };
         Self {
             client,
@@ -352,16 +355,19 @@ impl ConnContext {
         self.timing().stall = stall;
     }
 
-    fn serving(&self, version: Version) {
+    fn serving(&self, request: &Request<Incoming>) {
         let mut timing = self.timing();
-        timing.ends_by_close = version < Version::HTTP_11;
+        timing.ends_by_close = request.version() < Version::HTTP_11;
+        timing.body_left = !request.body().is_end_stream();
         timing.phase = Phase::Service;
         timing.grace = None;
     }
 
-    /// The answer's body has ended, one way or another: the connection is between two requests.
-    pub fn answered(&self) {
+    /// The answer's body has ended, one way or another: the connection is between two requests. `request_whole`: the
+    /// body of the one at hand was read to its end.
+    pub fn answered(&self, request_whole: bool) {
         let mut timing = self.timing();
+        timing.body_left &= !request_whole;
         timing.phase = Phase::Idle;
         timing.since = Instant::now();
         timing.begun = false;
@@ -489,7 +495,9 @@ impl Timing {
             self.client_ended = true;
             return;
         }
-        if self.phase == Phase::Idle {
+        // hyper reads once for what an answer left of its request's body, and closes where that is not all of it. Where it
+        // had it already, this is a head's first part, and its deadline begins with the next.
+        if self.phase == Phase::Idle && !std::mem::take(&mut self.body_left) {
             self.phase = Phase::Head;
             self.since = Instant::now();
         }

@@ -207,7 +207,8 @@ impl Drop for Body {
         } else if carried.has_body {
             carried.record.unless_told(carried.connection.cut_or("the client left before the answer was sent whole"));
         }
-        carried.connection.answered();
+        let request_whole = carried.request_body.as_ref().is_some_and(|progress| progress.is_whole());
+        carried.connection.answered(request_whole);
     }
 }
 
