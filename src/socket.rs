@@ -156,6 +156,11 @@ pub fn offer(socket: &impl AsFd, bytes: &[u8]) -> io::Result<usize> {
     Ok(rustix::net::send(socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?)
 }
 
+/// Whether the socket has an error to tell; telling it takes it away.
+pub fn has_failed(socket: &impl AsFd) -> bool {
+    matches!(SockRef::from(socket).take_error(), Ok(Some(_)))
+}
+
 /// The next close of this socket discards what was not sent and says RST instead of FIN.
 pub fn reset_on_close(socket: &impl AsFd) {
     // A socket that is gone already cannot be set and need not be.

@@ -115,11 +115,10 @@ impl TunnelIo {
 
     /// Whether the socket has an error to tell, which it tells once: a reset, or a network that is gone.
     pub fn has_failed(&self) -> bool {
-        let stream = match self {
-            Self::Tcp(stream) => stream,
-            Self::TlsDown(tls) => tls.stream.get_ref().0,
-        };
-        matches!(stream.take_error(), Ok(Some(_)))
+        match self {
+            Self::Tcp(stream) => socket::has_failed(stream),
+            Self::TlsDown(tls) => socket::has_failed(tls.stream.get_ref().0),
+        }
     }
 
     /// Whether its end was a FIN without close_notify: perhaps its sender's, perhaps not (RFC 8446 section 6.1).
@@ -132,7 +131,7 @@ impl TunnelIo {
 }
 
 /// Where a TLS connection writes in [`TunnelIo::press`].
-struct Offer<'a>(&'a TcpStream);
+struct Offer<'a>(&'a Paced);
 
 impl io::Write for Offer<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
