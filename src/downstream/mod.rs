@@ -8,4 +8,6 @@ pub mod per_client;
 mod readiness;
 pub mod seat;
 pub mod secure;
+mod timing;
 pub mod tls;
+mod watched;

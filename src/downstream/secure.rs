@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use tokio::net::TcpStream;
 
-use super::connection::DRAIN_GRACE;
+use super::timing::DRAIN_GRACE;
 use super::tls::Tls;
 use crate::config::{Listener, Scheme};
 use crate::registry::{Entry, Order};
