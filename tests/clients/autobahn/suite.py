@@ -1,0 +1,274 @@
+"""The Autobahn test suite, hundreds of cases that a WebSocket server can get wrong.
+
+Relayed: each case must go through the gateway as it goes without it, by ws and by wss; behaviour, end and all else that the
+suite writes down about it. And the gateway's own echo must pass them all, but for what exceptions.json names with its
+reason; a case that is named there and passes is a failure too, so that the list does not age.
+
+The cases 9.* (large messages), 12.* and 13.* (deflate) take minutes: SPLICEWAY_AUTOBAHN=all runs them as well.
+
+The suite is written in Python 2. Where no Python 2.7 is found it fails; SPLICEWAY_PYTHON27 names one that is elsewhere.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+from support import document, install, place
+from support.gateway import GUARD, Gateway
+from support.oracle import same
+from support.process import free_port, running, until
+
+HERE = Path(__file__).resolve().parent
+SUITE = HERE.name
+ON_DEMAND = ["9.*", "12.*", "13.*"]
+ALL = os.environ.get("SPLICEWAY_AUTOBAHN") == "all"
+
+GROUPS = {
+    "1": "text and binary",
+    "2": "pings and pongs",
+    "3": "reserved bits",
+    "4": "opcodes",
+    "5": "fragments",
+    "6": "UTF-8",
+    "7": "closing",
+    "9": "large and many messages",
+    "10": "parts of a frame",
+    "12": "deflate",
+    "13": "deflate with parameters",
+}
+
+# The testee refuses a Host that does not have its own port.
+ROUTES = """
+[upstream.relayed]
+endpoints = ["127.0.0.1:{port}"]
+host_header = "endpoint"
+
+[[route]]
+name = "relayed"
+path = "/relayed"
+upstream = "relayed"
+
+[[route]]
+name = "echo"
+path = "/echo"
+service = "echo"
+websocket = {{ max_message = "64MiB" }}   # the cases 9.* go up to 16 MiB
+"""
+
+# Of what the suite writes down about a case, all that does not tell of time, of keys or of how TCP cut the bytes.
+TOLD = """behavior behaviorClose result resultClose received closedByMe failedByMe droppedByMe wasCloseHandshakeTimeout
+    wasServerConnectionDropTimeout""".split()
+CLOSE = "rxFrameStats txFrameStats wasClean localCloseCode remoteCloseCode remoteCloseReason".split()
+
+# The first Close in the record, where the suite tells another code than the one it sent, or none:
+FIRST_CLOSE = {
+    "3.7": 1005,  # sent as a frame, a Close with reserved bits and no code
+    "7.3.1": 1005,  # sent without a code
+    "7.3.6": None,  # sent with a reason that is too long: what a control frame cannot have is no Close
+}
+
+
+def main():
+    folder = place.fresh(SUITE)
+    python = install.venv(HERE / "requirements.txt")
+    wstest = install_wstest(python)
+    with testee(wstest, folder / "testee.log") as port:
+        with Gateway(folder, ROUTES.format(port=port)) as gateway:
+            urls = {
+                "direct": f"ws://127.0.0.1:{port}/relayed",
+                "relayed-ws": gateway.url("ws", "/relayed"),
+                "relayed-wss": gateway.url("wss", "/relayed"),
+                "echo-ws": gateway.url("ws", "/echo"),
+                "echo-wss": gateway.url("wss", "/echo"),
+            }
+            reports = fuzz(wstest, folder, urls)
+    cases = list(reports["direct"])
+    print(f"  {len(cases)} cases", flush=True)
+    for way in ("relayed-ws", "relayed-wss"):
+        same(f"direct and {way}", *without_races(reports["direct"], reports[way]))
+    for way in ("echo-ws", "echo-wss"):
+        check_echo(way, reports[way])
+    check_records(gateway, reports)
+    document.hold("docs/conformance.md", "autobahn", summary(reports, [case for case in cases if not on_demand(case)]))
+    if ALL:
+        document.hold("docs/conformance.md", "autobahn-all", summary(reports, [case for case in cases if on_demand(case)]))
+
+
+def install_wstest(python):
+    """The suite in a virtual environment of Python 2.7, made by the last virtualenv that can; gives its wstest."""
+    requirements = HERE / "requirements-wstest.txt"
+    old = python27()
+    folder = place.tools("venv-wstest")
+
+    def make():
+        subprocess.run([python, "-m", "virtualenv", "--quiet", "--clear", "--no-periodic-update", "-p", old, folder], check=True)
+        command = [folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--no-deps", "-r", requirements]
+        subprocess.run(command, check=True, env={**os.environ, "PYTHONWARNINGS": "ignore"})
+
+    install.once(folder, requirements.read_bytes(), make)
+    return folder / "bin" / "wstest"
+
+
+def python27():
+    """A Python 2.7: one that is named, that of pyenv, or that of the system. A shim of pyenv is there and does not run."""
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    found = [os.environ.get("SPLICEWAY_PYTHON27"), *sorted(pyenv.glob("2.7.*/bin/python2.7")), shutil.which("python2.7")]
+    for python in filter(None, found):
+        if subprocess.run([python, "-c", "pass"], stderr=subprocess.DEVNULL).returncode == 0:
+            return python
+    sys.exit("no Python 2.7, in which the Autobahn test suite is written: pyenv install 2.7.18, or SPLICEWAY_PYTHON27=PATH")
+
+
+@contextlib.contextmanager
+def testee(wstest, log):
+    """The suite's own echo server, which knows deflate with all parameters. It answers each message before it looks at what
+    is behind it: what it sends does not depend on how the bytes came in parts, as it does with most others. Gives its port."""
+    port = free_port()
+    with running([wstest, "-m", "testeeserver", "-w", f"ws://127.0.0.1:{port}"], log) as process:
+        until(lambda: process.poll() is not None or listens(port), bool)
+        yield port
+
+
+def listens(port):
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def fuzz(wstest, folder, urls):
+    """Runs all cases at each address, side by side, for most of them wait; gives what is told of {way: {case: ...}}."""
+    running = {}
+    for way, url in urls.items():
+        own = folder / way
+        own.mkdir()
+        spec = {
+            "outdir": "report",
+            "servers": [{"agent": way, "url": url, "options": {"version": 18}}],
+            "cases": ["*"],
+            "exclude-cases": [] if ALL else ON_DEMAND,
+            "exclude-agent-cases": {},
+        }
+        (own / "spec.json").write_text(json.dumps(spec))
+        log = open(own / "wstest.log", "w")
+        command = [wstest, "-m", "fuzzingclient", "-s", "spec.json"]
+        running[way] = subprocess.Popen(command, cwd=own, stdout=log, stderr=log)
+    try:
+        for way, process in running.items():
+            if process.wait(timeout=GUARD * (30 if ALL else 5)) != 0:
+                raise AssertionError(f"{way}: exit code {process.returncode}, see {folder / way / 'wstest.log'}")
+    finally:
+        for process in running.values():
+            process.kill()
+            process.wait()
+    return {way: read(folder / way / "report", way) for way in urls}
+
+
+def read(report, way):
+    """What is told of each case, in the order of their numbers."""
+    index = json.loads((report / "index.json").read_text())[way]
+    order = sorted(index, key=lambda case: [int(part) for part in case.split(".")])
+    told = {}
+    for case in order:
+        whole = json.loads((report / index[case]["reportfile"]).read_text())
+        told[case] = {key: whole[key] for key in TOLD + CLOSE}
+    return told
+
+
+def without_races(direct, through):
+    """Both, but without what is told of a Close where one of them has seen it and the other has not: a server that fails a
+    connection sends its Close and closes with bytes unread, that is with a reset, and a client that still writes may meet
+    the reset before it has read the Close. That it was passed on is for the records to show."""
+    kept = [dict(direct), dict(through)]
+    for case in direct.keys() & through.keys():
+        pair = [side[case] for side in kept]
+        codes = {told["remoteCloseCode"] for told in pair}
+        if None in codes and codes & {1002, 1007} and not any(told["closedByMe"] for told in pair):
+            print(f"  {case}: a reset was quicker than the reader of the Close", flush=True)
+            for side in kept:
+                side[case] = {key: side[case][key] for key in TOLD}
+    return kept
+
+
+def passed(told):
+    """Informational cases have no right answer."""
+    return told["behavior"] in ("OK", "INFORMATIONAL") and told["behaviorClose"] in ("OK", "INFORMATIONAL")
+
+
+def check_echo(way, cases):
+    """Each case passes, unless it is listed, and then it does not; what it does instead is listed too."""
+    listed = json.loads((HERE / "exceptions.json").read_text())
+    instead = {case: entry["instead"] for entry in listed for case in cases if is_of(case, entry["cases"])}
+    failed = {case: told["behavior"] for case, told in cases.items() if not passed(told)}
+    same(f"exceptions.json and the cases that do not pass by {way}", instead, failed)
+
+
+def is_of(case, patterns):
+    """Whether the case is one of "7.3.1" or "12.*"."""
+    return any(case == pattern or pattern.endswith("*") and case.startswith(pattern[:-1]) for pattern in patterns)
+
+
+def check_records(gateway, reports):
+    """One record a case, in the order of the cases, with bytes both ways where there were answers, and with the code of the
+    first Close."""
+    for way, told in reports.items():
+        if way == "direct":
+            continue
+        route, _, scheme = way.partition("-")
+        listener = "tls" if scheme == "wss" else "plain"
+        tunnels = [line for line in gateway.lines if line.get("record") == "tunnel"]
+        mine = [line for line in tunnels if (line["route"], line["listener"]) == (route, listener)]
+        # A tunnel may be opened before the record of the last one is written; the ids are in the order of opening.
+        found = [(line.get("close_code"), line["sent"] > 0, line["received"] > 0) for line in sorted(mine, key=lambda line: line["id"])]
+        code = first_close if route == "relayed" else close_of_echo
+        expected = [(code(case, reports["direct"][case], seen), True, answered(route, reports["direct"][case], seen)) for case, seen in told.items()]
+        same(f"records of {way}", list(zip(told, expected)), list(zip(told, found, strict=True)))
+
+
+def first_close(case, direct, through):
+    """The code of the Close that came first, whoever of the two clients got to read it."""
+    if case in FIRST_CLOSE:
+        return FIRST_CLOSE[case]
+    if direct["closedByMe"]:
+        return direct["localCloseCode"]
+    return direct["remoteCloseCode"] or through["remoteCloseCode"]
+
+
+def close_of_echo(_case, _direct, seen):
+    """The echo answers a Close with its code, or with its own where it breaks the protocol, and always gets it across."""
+    return seen["remoteCloseCode"] or 1005
+
+
+def answered(route, direct, seen):
+    """Whether the server sent a frame at all."""
+    return bool(seen["rxFrameStats"] or (route == "relayed" and direct["rxFrameStats"]))
+
+
+def on_demand(case):
+    return f"{case.split('.')[0]}.*" in ON_DEMAND
+
+
+def summary(reports, cases):
+    """The table of the document: how many cases of each group had which outcome, each way."""
+    heads = ["cases", "direct", "through, ws", "through, wss", "echo, ws", "echo, wss"]
+    groups = dict.fromkeys(case.split(".")[0] for case in cases)
+    rows = []
+    for group in groups:
+        mine = [case for case in cases if case.split(".")[0] == group]
+        outcomes = [outcome(reports[way], mine) for way in ("direct", "relayed-ws", "relayed-wss", "echo-ws", "echo-wss")]
+        rows.append([f"{group}.* {GROUPS[group]}", *outcomes])
+    total = [outcome(reports[way], cases) for way in ("direct", "relayed-ws", "relayed-wss", "echo-ws", "echo-wss")]
+    return document.table(heads, [*rows, ["all", *total]])
+
+
+def outcome(told, cases):
+    counts = Counter(told[case]["behavior"] if told[case]["behaviorClose"] != "FAILED" else "FAILED CLOSE" for case in cases)
+    return ", ".join(f"{count} {name.lower()}" for name, count in counts.most_common())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
