@@ -86,10 +86,13 @@ fn a_client_that_names_no_protocol_is_served_and_one_that_offers_only_others_is_
     let mut client = offering(&["h2", "http/1.1"]).expect("one of them is spoken");
     assert_eq!(client.tls().connection().alpn_protocol(), Some(&b"http/1.1"[..]));
     expect_here(&mut client);
+    let mut client = offering(&["http/1.0"]).expect("as curl --http1.0 offers it");
+    assert_eq!(client.tls().connection().alpn_protocol(), Some(&b"http/1.0"[..]));
+    expect_here(&mut client);
     let refused = offering(&["h2"]).expect_err("nothing in common");
     let alert = refused.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>()).cloned();
     assert_eq!(alert, Some(rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol)), "{refused}");
-    stop_with(gateway, 2);
+    stop_with(gateway, 3);
 }
 
 #[test]

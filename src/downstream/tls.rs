@@ -103,7 +103,8 @@ fn provider() -> CryptoProvider {
 }
 
 fn settings(mut config: ServerConfig) -> Result<ServerConfig, rustls::Error> {
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    // A client of HTTP/1.0 may offer just that (curl --http1.0 does), and it is served over plain TCP, too.
+    config.alpn_protocols = vec![b"http/1.1".to_vec(), b"http/1.0".to_vec()];
     config.ignore_client_order = true;
     // Tickets put the session into the client's memory; the cache would keep it in ours.
     config.ticketer = Ticketer::new()?;
