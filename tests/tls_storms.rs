@@ -153,7 +153,8 @@ fn a_handshake_that_is_never_whole_ends_at_its_deadline() {
     let pouring = thread::spawn(move || {
         // A ClientHello of 8,192 bytes is announced.
         put(&stream, &[HANDSHAKE, 3, 1, 0, 4, 1, 0, 0x20, 0]);
-        (0..8_191).for_each(|_| put(&stream, &[HANDSHAKE, 3, 1, 0, 1, 0]));
+        // On a busy machine its time is over before it is through.
+        (0..8_191).all(|_| (&stream).write_all(&[HANDSHAKE, 3, 1, 0, 1, 0]).is_ok())
     });
     (0..20).for_each(|_| expect_here(&mut other));
     pouring.join().expect("it does not panic");
