@@ -2,6 +2,7 @@
 //! them through their inboxes and reads their cells.
 
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{Interval, MissedTickBehavior, interval, sleep};
 
 use crate::config::{self, Drain};
 use crate::gateway::Ended;
@@ -143,16 +144,12 @@ impl Control {
 
     /// Serves until it is asked to end.
     async fn until_end(&self, signals: &mut Signals, stop: &mut Stop) {
-        let mut check = interval(LOG_CHECK);
-        check.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut check = log_check();
         loop {
             tokio::select! {
-                _ = signals.terminate.recv() => return,
-                _ = signals.interrupt.recv() => return,
+                () = either(&mut signals.terminate, &mut signals.interrupt) => return,
                 () = stop.asked() => return,
-                _ = signals.hangup.recv() => {
-                    tracing::warn!("SIGHUP: reload is not there yet; the configuration stays as it is");
-                }
+                _ = signals.hangup.recv() => refuse_reload(),
                 _ = signals.user1.recv() => self.reopen_log(),
                 _ = check.tick() => tell_dropped_lines(&self.output),
             }
@@ -161,12 +158,27 @@ impl Control {
 
     /// Waits for the workers; when the deadline has passed or a second signal has come, what is left is cut.
     async fn until_drained(&mut self, signals: &mut Signals, stop: &mut Stop) {
-        let deadline = sleep(self.drain.deadline);
-        tokio::select! {
-            () = all_ended(&mut self.workers) => return,
-            () = deadline => tracing::warn!(open = self.open(), "drain.deadline has passed: cutting what is left"),
-            () = signals.end() => tracing::warn!(open = self.open(), "second signal: cutting what is left"),
-            () = stop.asked() => tracing::warn!(open = self.open(), "asked again: cutting what is left"),
+        let mut deadline = pin!(sleep(self.drain.deadline));
+        let mut check = log_check();
+        loop {
+            tokio::select! {
+                () = all_ended(&mut self.workers) => return,
+                () = &mut deadline => {
+                    tracing::warn!(open = self.open(), "drain.deadline has passed: cutting what is left");
+                    break;
+                }
+                () = either(&mut signals.terminate, &mut signals.interrupt) => {
+                    tracing::warn!(open = self.open(), "second signal: cutting what is left");
+                    break;
+                }
+                () = stop.asked() => {
+                    tracing::warn!(open = self.open(), "asked again: cutting what is left");
+                    break;
+                }
+                _ = signals.hangup.recv() => refuse_reload(),
+                _ = signals.user1.recv() => self.reopen_log(),
+                _ = check.tick() => tell_dropped_lines(&self.output),
+            }
         }
         self.tell(Message::HardStop);
         all_ended(&mut self.workers).await;
@@ -220,6 +232,24 @@ fn tell_service_manager(state: NotifyState<'_>) {
     }
 }
 
+async fn either(one: &mut Signal, other: &mut Signal) {
+    tokio::select! {
+        _ = one.recv() => {}
+        _ = other.recv() => {}
+    }
+}
+
+fn refuse_reload() {
+    tracing::warn!("SIGHUP: reload is not there yet; the configuration stays as it is");
+}
+
+/// When it is looked whether lines of the log were dropped.
+fn log_check() -> Interval {
+    let mut check = interval(LOG_CHECK);
+    check.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    check
+}
+
 async fn all_ended(workers: &mut [WorkerHandle]) {
     for worker in workers {
         if !worker.ended.is_terminated() {
@@ -238,12 +268,5 @@ impl Signals {
             user1: signal(SignalKind::user_defined1())?,
             _file_size: signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?,
         })
-    }
-
-    async fn end(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
     }
 }

@@ -327,3 +327,18 @@ fn a_hangup_says_that_reload_is_not_there_and_changes_nothing() {
     gateway.record(|record| record["record"] == "tunnel");
     gateway.stop();
 }
+
+/// Logs are rotated when their time has come, and tunnels may keep a drain going for as long as its deadline.
+#[test]
+fn the_other_signals_are_heard_while_it_drains() {
+    let gateway = gateway(NEVER, None, "");
+    let (tunnel, _) = Client::upgrade(gateway.address("web"), "/echo");
+    begin(&gateway, Signal::SIGTERM);
+    gateway.signal(Signal::SIGHUP);
+    gateway.message(|message| message["message"].as_str().is_some_and(|text| text.starts_with("SIGHUP")));
+    gateway.signal(Signal::SIGUSR1);
+    gateway.message(|message| message["message"] == "SIGUSR1: the log file is opened anew");
+    drop(tunnel);
+    let (code, last, _) = ended(gateway);
+    assert_eq!((code, &last["cut"]), (Some(0), &Value::from(0)), "{last}");
+}
