@@ -27,6 +27,9 @@ pub const TLS_ADDRESS: &str = "127.0.0.1:8443";
 pub const GREETING: &str = "Spliceway's demonstration: open http://127.0.0.1:8080/ in a browser, or \
                             https://127.0.0.1:8443/ (its certificate is made at start); Ctrl-C ends it.";
 
+/// How long the small backend waits when it cannot accept, as a listener does.
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+
 /// Messages larger than this are refused by the small backend.
 const MAX_MESSAGE: usize = 1024 * 1024;
 
@@ -132,7 +135,11 @@ async fn serve(listener: TcpListener) {
                 Ok((stream, _)) => {
                     open.spawn(converse(stream));
                 }
-                Err(error) => tracing::warn!(%error, "the demonstration's backend cannot accept"),
+                // What fails is not the client but the machine (no descriptors): a moment later it may not.
+                Err(error) => {
+                    tracing::warn!(%error, "the demonstration's backend cannot accept; it pauses for a second");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
             },
             Some(_) = open.join_next() => {}
         }
