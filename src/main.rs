@@ -66,7 +66,7 @@ fn check(file: &Path) -> ExitCode {
 }
 
 fn refuse(error: &ConfigError) -> ExitCode {
-    eprint!("{error}");
+    eprintln!("{error}");
     ExitCode::from(CONFIG)
 }
 
