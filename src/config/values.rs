@@ -63,7 +63,9 @@ pub(super) fn duration(value: &DeValue<'_>, bounds: Bounds) -> Result<Duration, 
     let expected = format!("expected a duration from {:?} to {:?}", bounds.0, bounds.1);
     let text = match value {
         DeValue::Integer(number) => {
-            return Err(Refusal::new("a duration needs a unit", format!("write \"{number}s\" or \"{number}ms\"")));
+            // None begins at nothing, so a unit alone would not help it.
+            let help = if number.as_str() == "0" { expected } else { format!("write \"{number}s\" or \"{number}ms\"") };
+            return Err(Refusal::new("a duration needs a unit", help));
         }
         _ => text(value, &expected)?,
     };
@@ -93,7 +95,10 @@ pub(super) fn size(value: &DeValue<'_>, bounds: Bounds) -> Result<usize, Refusal
     let expected = format!("expected a size from {:?} to {:?}", bounds.0, bounds.1);
     let text = match value {
         DeValue::Integer(number) => {
-            return Err(Refusal::new("a size needs a unit", format!("write \"{number}B\" or \"{number}KiB\"")));
+            // None begins at nothing, so a unit alone would not help it.
+            let help =
+                if number.as_str() == "0" { expected } else { format!("write \"{number}B\" or \"{number}KiB\"") };
+            return Err(Refusal::new("a size needs a unit", help));
         }
         _ => text(value, &expected)?,
     };
