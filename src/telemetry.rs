@@ -16,7 +16,7 @@ use tracing_subscriber::fmt::time::FormatTime;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::config::{Log, LogFile, LogFormat};
+use crate::config::{self, Log, LogFile, LogFormat};
 
 /// Lines that may wait. A line is about 300 bytes, so a full queue is about 20 MB.
 const QUEUE_LINES: usize = 65_536;
@@ -61,8 +61,7 @@ impl Output {
 
     /// Makes `tracing` write here, and panics too.
     pub fn install(&self, log: &Log) {
-        let directives = std::env::var(LEVEL_VARIABLE).unwrap_or_else(|_| log.level.clone());
-        let filter = EnvFilter::try_new(directives).unwrap_or_else(|_| EnvFilter::new(&log.level));
+        let filter = EnvFilter::new(wanted_level().unwrap_or_else(|| log.level.clone()));
         let registry = tracing_subscriber::registry().with(filter);
         let layer = tracing_subscriber::fmt::layer().with_writer(self.lines()).with_ansi(false).with_target(false);
         // A second gateway in one process (tests) keeps the first one's subscriber.
@@ -84,6 +83,19 @@ impl Output {
         let total = self.dropped.dropped_lines();
         let new = total - self.told.swap(total, Ordering::Relaxed);
         (new > 0).then_some(Dropped { new, total })
+    }
+}
+
+/// What the environment wants in place of `log.level`. What it is refused for is told, and does not keep the gateway from
+/// starting: the variable is for looking into one that runs.
+fn wanted_level() -> Option<String> {
+    let wanted = std::env::var(LEVEL_VARIABLE).ok()?;
+    match config::check_level(&wanted) {
+        Ok(()) => Some(wanted),
+        Err(why) => {
+            complain(format_args!("{LEVEL_VARIABLE} is not used: {why}"));
+            None
+        }
     }
 }
 

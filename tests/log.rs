@@ -266,3 +266,12 @@ fn sighup_says_that_reload_is_not_there_yet_and_does_nothing() {
     tunnel.expect_eof();
     gateway.stop();
 }
+
+/// A mistake in the variable would otherwise be taken for a module, and silence everything.
+#[test]
+fn a_wrong_variable_is_told_and_the_file_stands() {
+    let gateway = Gateway::start_with(ROUTES, &[("SPLICEWAY_LOG", "inof")]);
+    let told = gateway.line(|line| line.contains("SPLICEWAY_LOG"));
+    assert_eq!(told, "spliceway: SPLICEWAY_LOG is not used: \"inof\" is not a level; did you mean \"info\"?");
+    gateway.stop();
+}

@@ -34,6 +34,12 @@ use crate::downstream::tls::Tls;
 pub use self::file::keys;
 pub use self::report::ConfigError;
 
+/// Whether `log.level` could be this text; if not, why.
+pub fn check_level(text: &str) -> Result<(), String> {
+    let refused = |refusal: report::Refusal| format!("{}; {}", refusal.what, refusal.expected);
+    tokens::level(text).map(drop).map_err(refused)
+}
+
 /// Header lines of a head by default. hyper keeps that many on its stack and moves to the heap for any other number.
 pub const DEFAULT_HEADERS: usize = 100;
 
