@@ -1,7 +1,7 @@
 //! A worker: one thread, one single-threaded runtime, its own listening sockets, and all that its connections share. A
 //! connection lives and dies on one worker: no lock and no other core on the path of a byte.
 //!
-//! Tasks are spawned here and nowhere else, so that what runs on a worker is what this file says.
+//! Tasks of a worker are spawned here and nowhere else, so that what runs on it is what this file says.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
