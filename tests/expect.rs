@@ -150,6 +150,40 @@ fn a_final_answer_comes_instead_of_the_100_and_the_body_is_never_asked_for() {
 }
 
 #[test]
+fn the_body_of_a_refusal_arrives_whole_however_late_it_comes() {
+    for lines in ["Content-Length: 43\r\n", "Transfer-Encoding: chunked\r\n"] {
+        let (backend, go) = stepwise(|mut peer, may_go| {
+            peer.read_head();
+            peer.send("HTTP/1.1 413 Content Too Large\r\nContent-Length: 8\r\nConnection: close\r\n\r\n");
+            wait(may_go);
+            peer.send("too ");
+            wait(may_go);
+            // The gateway still listens, and has sent nothing of the body.
+            peer.expect_silence(Duration::from_millis(1));
+            peer.send("big\n");
+        });
+        let gateway = gateway(&backend);
+        let mut client = Client::connect(gateway.address("web"));
+        client.send(put(lines));
+        let head = client.read_head();
+        assert!(head.starts_with("HTTP/1.1 413 "), "{head:?}");
+        assert_eq!(header(&head, "connection"), Some("close"));
+        client.expect_silence(SILENCE);
+        for part in ["too ", "big\n"] {
+            go.send(()).expect("the script waits");
+            assert_eq!(support::peer::text(&client.read_exact(part.len())), part);
+        }
+        client.expect_eof();
+        let record = gateway.record(|_| true);
+        let counted = (record["status"].as_u64(), record["sent"].as_u64(), record["received"].as_u64());
+        assert_eq!((counted, record.get("cause")), ((Some(413), Some(0), Some(8)), None), "{record}");
+        drop(client);
+        gateway.stop();
+        backend.finish();
+    }
+}
+
+#[test]
 fn after_a_second_without_a_word_the_body_is_asked_for() {
     let backend = Backend::start(|mut peer| {
         // It knows no expectations.

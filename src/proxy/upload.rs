@@ -55,7 +55,8 @@ enum Gate {
     Open,
     /// It waits, until this moment at most.
     Shut { until: Instant, waits: Option<Waker> },
-    /// The answer came first: the body is not wanted.
+    /// The answer came first: the body is not wanted, and never asked for. It does not end either, for hyper gives up a
+    /// connection whose request breaks off, and the rest of the answer may still be on its way.
     Refused,
 }
 
@@ -79,15 +80,6 @@ pub enum BodyFault {
     Malformed,
 }
 
-/// Why a body ends early.
-#[derive(Debug)]
-pub enum UploadError {
-    /// The client's connection failed.
-    Client(hyper::Error),
-    /// The backend has answered without it.
-    NotWanted,
-}
-
 impl RequestBody {
     /// A body to forward, and its progress to watch. `expects_continue`: the client waits to be told.
     pub fn new(incoming: Incoming, expects_continue: bool, record: &mut Record) -> (Self, Arc<Progress>) {
@@ -108,10 +100,10 @@ impl RequestBody {
     }
 
     /// Waits at the gate. It opens by the backend's word or by the clock.
-    fn poll_gate(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), UploadError>> {
+    fn poll_gate(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let until = match &mut self.progress.lock().gate {
-            Gate::Open => return Poll::Ready(Ok(())),
-            Gate::Refused => return Poll::Ready(Err(UploadError::NotWanted)),
+            Gate::Open => return Poll::Ready(()),
+            Gate::Refused => return Poll::Pending,
             Gate::Shut { until, waits } => {
                 *waits = Some(cx.waker().clone());
                 *until
@@ -119,12 +111,12 @@ impl RequestBody {
         };
         ready!(self.alarm.get_or_insert_with(|| Alarm::new(until)).poll(until, cx));
         self.progress.open();
-        Poll::Ready(Ok(()))
+        Poll::Ready(())
     }
 
-    fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
+    fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
         match &mut self.incoming {
-            Some(incoming) => Pin::new(incoming).poll_frame(cx).map_err(UploadError::Client),
+            Some(incoming) => Pin::new(incoming).poll_frame(cx),
             None => Poll::Ready(None),
         }
     }
@@ -201,12 +193,12 @@ impl Progress {
         }
     }
 
-    fn note(&self, polled: &Poll<Option<Result<Frame<Bytes>, UploadError>>>) {
+    fn note(&self, polled: &Poll<Option<hyper::Result<Frame<Bytes>>>>) {
         let mut uploaded = self.lock();
         let awaited_client = std::mem::replace(&mut uploaded.awaits_client, polled.is_pending());
         match polled {
             Poll::Ready(Some(Ok(_))) => {}
-            Poll::Ready(Some(Err(error))) => uploaded.fault = BodyFault::of(error),
+            Poll::Ready(Some(Err(error))) => uploaded.fault = Some(BodyFault::of(error)),
             Poll::Ready(None) => uploaded.whole = true,
             // To be asked for more means that the backend has taken what there was: the client's time begins.
             Poll::Pending if !awaited_client => {}
@@ -226,10 +218,10 @@ impl Progress {
 
 impl HttpBody for RequestBody {
     type Data = Bytes;
-    type Error = UploadError;
+    type Error = hyper::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
-        ready!(self.poll_gate(cx))?;
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        ready!(self.poll_gate(cx));
         let polled = self.poll_incoming(cx);
         self.progress.note(&polled);
         if let (Some(bytes), Poll::Ready(Some(Ok(frame)))) = (&self.bytes, &polled) {
@@ -253,12 +245,11 @@ impl HttpBody for RequestBody {
 
 impl BodyFault {
     /// hyper tells it by the kind of the error beneath its own.
-    fn of(error: &UploadError) -> Option<Self> {
-        let UploadError::Client(error) = error else { return None };
+    fn of(error: &hyper::Error) -> Self {
         let io = error.source().and_then(|source| source.downcast_ref::<io::Error>()).map(io::Error::kind);
         match io {
-            Some(io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData) => Some(Self::Malformed),
-            _ => Some(Self::Left),
+            Some(io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData) => Self::Malformed,
+            _ => Self::Left,
         }
     }
 }
@@ -271,14 +262,3 @@ impl fmt::Display for BodyFault {
         })
     }
 }
-
-impl fmt::Display for UploadError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Client(error) => write!(f, "the client broke off within its body: {error}"),
-            Self::NotWanted => f.write_str("the backend answered without the body"),
-        }
-    }
-}
-
-impl Error for UploadError {}
