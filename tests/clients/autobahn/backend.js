@@ -1,0 +1,10 @@
+// The backend by the npm package ws: echoes messages of any size, with deflate where the client asks for it.
+const { WebSocketServer } = require("ws");
+
+const server = new WebSocketServer({ host: "127.0.0.1", port: 0, maxPayload: 0, perMessageDeflate: { threshold: 0 } });
+
+server.on("connection", (connection) => {
+  connection.on("message", (data, binary) => connection.send(data, { binary }));
+  connection.on("error", () => {}); // what is wrong with a frame is for the client to be told, by a Close
+});
+server.on("listening", () => console.log(JSON.stringify({ port: server.address().port })));
