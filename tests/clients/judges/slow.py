@@ -44,8 +44,8 @@ def judge(folder, backend):
             same(f"slowhttptest, {name}: records of {listener}", CONNECTIONS, ends(gateway, listener)[end])
         _, status, cause = end
         told = f"{status}: {cause}" if cause else str(status)
-        rows.append([name, f"`{options}`", f"{CONNECTIONS} of {CONNECTIONS}", told, "always"])
-    return document.table(["attack", "options", "ended by the gateway", "as", "service available"], rows)
+        rows.append([name, f"`{options}`", CONNECTIONS, told, "always"])
+    return document.table(["attack", "options", "connections", "the record of each", "service available"], rows)
 
 
 def attack(prefix, url, options):
