@@ -88,7 +88,8 @@ def main():
     if not DEMANDED:
         document.hold("docs/conformance.md", "autobahn", summary(reports, cases))
     for group in DEMANDED:
-        document.hold("docs/conformance.md", f"autobahn-{group}", summary(reports, [case for case in cases if group_of(case) == group]))
+        mine = [case for case in cases if group_of(case) == group]
+        document.hold("docs/conformance.md", f"autobahn-{group}", summary(reports, mine))
 
 
 def install_wstest(python):
@@ -98,7 +99,8 @@ def install_wstest(python):
     folder = place.tools("venv-wstest")
 
     def make():
-        subprocess.run([python, "-m", "virtualenv", "--quiet", "--clear", "--no-periodic-update", "-p", old, folder], check=True)
+        virtualenv = [python, "-m", "virtualenv", "--quiet", "--clear", "--no-periodic-update"]
+        subprocess.run([*virtualenv, "-p", old, folder], check=True)
         command = [folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--no-deps", "-r", requirements]
         subprocess.run(command, check=True, env={**os.environ, "PYTHONWARNINGS": "ignore"})
 

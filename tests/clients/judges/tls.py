@@ -28,7 +28,23 @@ EXPECTED = {
     "Mozilla's profile \"intermediate\"": "kept",
 }
 
-PROTOCOLS = {"SSLv2": "SSL 2", "SSLv3": "SSL 3", "TLS1": "TLS 1.0", "TLS1_1": "TLS 1.1", "TLS1_2": "TLS 1.2", "TLS1_3": "TLS 1.3"}
+# By the names that testssl.sh and sslyze have for them.
+PROTOCOLS = {
+    "SSLv2": "SSL 2",
+    "SSLv3": "SSL 3",
+    "TLS1": "TLS 1.0",
+    "TLS1_1": "TLS 1.1",
+    "TLS1_2": "TLS 1.2",
+    "TLS1_3": "TLS 1.3",
+}
+SUITES = {
+    "ssl_2_0": "SSL 2",
+    "ssl_3_0": "SSL 3",
+    "tls_1_0": "TLS 1.0",
+    "tls_1_1": "TLS 1.1",
+    "tls_1_2": "TLS 1.2",
+    "tls_1_3": "TLS 1.3",
+}
 
 SCANS = """certinfo sslv2 sslv3 tlsv1 tlsv1_1 tlsv1_2 tlsv1_3 compression heartbleed openssl_ccs robot reneg fallback
     elliptic_curves ems early_data""".split()
@@ -51,7 +67,8 @@ def judge(folder, python, listed):
     for question in EXPECTED:
         if not any(question in answers for answers in said.values()):
             raise AssertionError(f"nobody told: {question}")
-    rows = [[question, answer, ", ".join(judge for judge in said if question in said[judge])] for question, answer in EXPECTED.items()]
+    askers = {question: ", ".join(judge for judge in said if question in said[judge]) for question in EXPECTED}
+    rows = [[question, answer, askers[question]] for question, answer in EXPECTED.items()]
     return document.table(["question", "answer", "by"], rows)
 
 
@@ -73,11 +90,15 @@ def sslscan(folder, port):
     file = folder / "sslscan.xml"
     run(folder, "sslscan", ["sslscan", "--no-colour", f"--xml={file}", f"localhost:{port}"], check=True)
     test = xml.parse(file).getroot().find("ssltest")
-    kinds = {"ssl": "SSL", "tls": "TLS"}
+    enabled = [protocol for protocol in test.findall("protocol") if protocol.get("enabled") != "0"]
+
+    def ciphers(version):
+        return joined(cipher.get("cipher") for cipher in test.findall("cipher") if cipher.get("sslversion") == version)
+
     return {
-        "protocols": joined(f"{kinds[p.get('type')]} {p.get('version')}" for p in test.findall("protocol") if p.get("enabled") != "0"),
-        "ciphers of TLS 1.2": joined(c.get("cipher") for c in test.findall("cipher") if c.get("sslversion") == "TLSv1.2"),
-        "ciphers of TLS 1.3": joined(c.get("cipher") for c in test.findall("cipher") if c.get("sslversion") == "TLSv1.3"),
+        "protocols": joined(f"{protocol.get('type').upper()} {protocol.get('version')}" for protocol in enabled),
+        "ciphers of TLS 1.2": ciphers("TLSv1.2"),
+        "ciphers of TLS 1.3": ciphers("TLSv1.3"),
         "groups": joined(group.get("name").split()[0].lower() for group in test.findall("group")),
         "renegotiation by the client": yes(test.find("renegotiation").get("supported") != "0"),
         "Heartbleed": yes(any(h.get("vulnerable") != "0" for h in test.findall("heartbleed")) or test.find("heartbleed") is None),
@@ -93,8 +114,7 @@ def sslyze(folder, port, python):
     [scan] = json.loads(file.read_text())["server_scan_results"]
     result = {question: answer["result"] for question, answer in scan["scan_result"].items()}
     [deployment] = result["certificate_info"]["certificate_deployments"]
-    versions = {"ssl_2_0": "SSL 2", "ssl_3_0": "SSL 3", "tls_1_0": "TLS 1.0", "tls_1_1": "TLS 1.1", "tls_1_2": "TLS 1.2", "tls_1_3": "TLS 1.3"}
-    suites = {name: result[f"{version}_cipher_suites"] for version, name in versions.items()}
+    suites = {name: result[f"{version}_cipher_suites"] for version, name in SUITES.items()}
 
     def ciphers(version):
         return joined(accepted["cipher_suite"]["openssl_name"] for accepted in suites[version]["accepted_cipher_suites"])
@@ -159,7 +179,7 @@ def openssl(folder, port):
     resumed = []
     for name, version in (("TLS 1.2", "-tls1_2"), ("TLS 1.3", "-tls1_3")):
         session = folder / f"session{version}"
-        client = ["openssl", "s_client", "-connect", f"localhost:{port}", version, "-ign_eof", "-CAfile", certificates() / "ca.pem"]
+        client = ["openssl", "s_client", "-connect", f"localhost:{port}", version, "-ign_eof"]
         asked = "HEAD / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
         options = {"input": asked, "text": True, "capture_output": True, "timeout": GUARD, "check": True}
         subprocess.run([*client, "-sess_out", session], **options)
