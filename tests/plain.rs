@@ -659,3 +659,32 @@ fn slow_downloads_do_not_block_others() {
     drop(slow);
     gateway.stop();
 }
+
+/// hyper's client of a backend and its server towards the client both write whatever trailers are announced.
+#[test]
+fn trailers_carry_nothing_that_headers_may_not() {
+    const TRAILERS: &str = "X-Forwarded-For: 6.6.6.6\r\nX-Real-IP: 6.6.6.6\r\nX-Request-Id: forged\r\nConnection: close\r\n\
+                            X-Named: 1\r\nUpgrade: websocket\r\nX-Sum: 1\r\n\r\n";
+    const ANNOUNCED: &str = "Transfer-Encoding: chunked\r\nConnection: X-Named\r\n\
+                             Trailer: X-Forwarded-For, X-Real-IP, X-Request-Id, Connection, X-Named, Upgrade, X-Sum\r\n";
+    let backend = Backend::start(|mut peer| {
+        let head = peer.read_head();
+        assert_eq!(header(&head, "trailer"), Some("X-Sum"), "{head}");
+        while peer.read_line() != "0" {}
+        assert_eq!(peer.read_line().to_ascii_lowercase(), "x-sum: 1");
+        assert_eq!(peer.read_line(), "");
+        peer.send(format!("HTTP/1.1 200 OK\r\n{ANNOUNCED}\r\n3\r\nabc\r\n0\r\n{TRAILERS}"));
+        peer.expect_end();
+    });
+    let gateway = gateway(backend.address(), "");
+    let mut client = Client::connect(gateway.address("web"));
+    client.send(format!("POST / HTTP/1.1\r\nHost: a\r\nTE: trailers\r\n{ANNOUNCED}\r\n1\r\na\r\n0\r\n{TRAILERS}"));
+    let head = client.read_head();
+    assert_eq!(header(&head, "trailer"), Some("X-Sum"), "{head}");
+    assert_eq!(text(&client.read_exact(8)), "3\r\nabc\r\n");
+    let trailers: Vec<_> = (0..3).map(|_| client.read_line().to_ascii_lowercase()).collect();
+    assert_eq!(trailers, ["0", "x-sum: 1", ""]);
+    drop(client);
+    gateway.stop();
+    backend.finish();
+}

@@ -207,6 +207,12 @@ fn must_go(name: &str, peer_is_trusted: bool, what: Forwarded) -> bool {
     }
 }
 
+/// Whether a field by that name says what a backend is told by the gateway: as a trailer it never passes.
+pub(super) fn is_told(name: &str) -> bool {
+    let is = |wanted: &str| name.len() == wanted.len() && begins(name, wanted);
+    begins(name, "x-forwarded") || ["forwarded", "x-real-ip", "x-request-id", "via"].into_iter().any(is)
+}
+
 /// Whether a name begins so for a backend that takes headers from variables: for CGI and its heirs "_" is "-", and in
 /// some servers so is any other character that is neither letter nor digit. `HeaderName` is lower case already.
 fn begins(name: &str, with: &str) -> bool {

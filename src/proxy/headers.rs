@@ -7,6 +7,7 @@
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
 
+use super::forwarded;
 use super::opening::Ask;
 
 /// What an answer's head is.
@@ -92,8 +93,33 @@ fn switch(headers: &mut HeaderMap, token: HeaderValue) {
     headers.insert(header::UPGRADE, token);
 }
 
+/// Takes out of Trailer what must not leave here behind a body either: hyper writes those trailers that it names, and no
+/// others. RFC 9110 section 6.5.1 lets whoever reads a message merge its trailers into its headers.
+fn strip_trailers(headers: &mut HeaderMap) {
+    let may_pass =
+        |name: &&[u8]| may_trail(name) && !tokens(headers, &header::CONNECTION).any(|t| t.eq_ignore_ascii_case(name));
+    if tokens(headers, &header::TRAILER).all(|name| may_pass(&name)) {
+        return;
+    }
+    let passing: Vec<&[u8]> = tokens(headers, &header::TRAILER).filter(may_pass).collect();
+    match HeaderValue::from_bytes(&passing.join(&b", "[..])) {
+        Ok(list) if !list.is_empty() => drop(headers.insert(header::TRAILER, list)),
+        _ => drop(headers.remove(header::TRAILER)),
+    }
+}
+
+/// Whether a trailer of this name is between the client and the backend alone. What belongs to one connection, to framing
+/// and to routing is not, nor what a backend believes because it comes from the gateway.
+fn may_trail(name: &[u8]) -> bool {
+    let Ok(name) = HeaderName::from_bytes(name) else { return false };
+    !HOP_BY_HOP.contains(&name)
+        && ![header::CONTENT_LENGTH, header::HOST, header::TRAILER, header::EXPECT].contains(&name)
+        && !forwarded::is_told(name.as_str())
+}
+
 /// Removes what is hop-by-hop; naming a header that is `kept` does not remove it.
 fn strip(headers: &mut HeaderMap, kept: fn(&HeaderName) -> bool) {
+    strip_trailers(headers);
     // All lines are read before the first header goes: `remove` drops every line of a name, and Connection may name
     // itself. Nothing is collected, and so nothing allocated, unless a header is there that only Connection makes
     // hop-by-hop.
@@ -213,6 +239,25 @@ mod tests {
             ],
             &[("content-length", "5")],
         );
+    }
+
+    #[test]
+    fn only_trailers_that_may_leave_are_announced() {
+        for (announced, connection, left) in [
+            ("X-Sum", "close", &[("trailer", "X-Sum")][..]),
+            ("X-Sum, Server-Timing", "x-other", &[("trailer", "X-Sum, Server-Timing")]),
+            ("X-Named, X-Sum", "x-named", &[("trailer", "X-Sum")]),
+            ("X-Forwarded-For, X-Sum, X_Real_IP, forwarded, X-Request-Id, Via", "te", &[("trailer", "X-Sum")]),
+            ("Connection, Keep-Alive, Upgrade, Transfer-Encoding, Content-Length, Host, Expect", "te", &[]),
+            ("not a name, X-Sum", "te", &[("trailer", "X-Sum")]),
+        ] {
+            let sent = [("trailer", announced), ("connection", connection)];
+            let (mut request, mut answer) = (map(&sent), map(&sent));
+            towards_backend(&mut request, &Ask::Plain, HeaderValue::from_static("a"));
+            request.remove(header::HOST);
+            towards_client(&mut answer, Answer::Response);
+            assert_eq!((lines(&request), lines(&answer)), (left.to_vec(), left.to_vec()), "{announced}");
+        }
     }
 
     #[test]
