@@ -688,3 +688,41 @@ fn trailers_carry_nothing_that_headers_may_not() {
     gateway.stop();
     backend.finish();
 }
+
+/// hyper asks for nothing behind trailers, so that they are the end: for the record, for the pool, for the deadlines.
+#[test]
+fn a_body_with_trailers_is_whole() {
+    let backend = Backend::start(|mut peer| {
+        for _ in 0..4 {
+            let head = peer.read_head();
+            if head.starts_with("POST") {
+                while !peer.read_line().is_empty() {}
+                peer.expect_silence(Duration::from_millis(600));
+            }
+            peer.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n3\r\nabc\r\n0\r\nX-Sum: 6\r\n\r\n");
+        }
+        peer.expect_end();
+    });
+    // A body that is whole waits for its answer by response_head, and no longer by stall.
+    let gateway = Gateway::start(&format!(
+        "[gateway]\nworkers = 1\n[timeouts]\nstall = \"300ms\"\nresponse_head = \"30s\"\n\
+         [[listener]]\nname = \"web\"\nbind = \"127.0.0.1:0\"\n\
+         [upstream.app]\nendpoints = [\"{}\"]\n[[route]]\nupstream = \"app\"\n",
+        backend.address()
+    ));
+    let mut client = Client::connect(gateway.address("web"));
+    for request in [
+        "GET / HTTP/1.1\r\nHost: a\r\nTE: trailers\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n1\r\na\r\n0\r\nX-Sum: 1\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+    ] {
+        client.send(request);
+        let answer = client.read_answer();
+        assert_eq!((answer.status, answer.text()), (200, "abc"), "{request}");
+        gateway.record(|record| record["status"] == 200 && record.get("cause").is_none());
+    }
+    drop(client);
+    assert_eq!(gateway.stop().len(), 4);
+    assert_eq!(backend.finish().len(), 1, "all over one connection");
+}

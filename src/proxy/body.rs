@@ -144,7 +144,13 @@ impl Content {
             Self::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(bytes)))),
             Self::Forwarded(mut forwarded) => {
                 let polled = forwarded.poll_frame(cx);
-                if !matches!(polled, Poll::Ready(None | Some(Err(_)))) {
+                let ended = match &polled {
+                    // Nothing comes behind trailers, and hyper does not ask whether it does.
+                    Poll::Ready(Some(Ok(frame))) => frame.is_trailers(),
+                    Poll::Ready(None | Some(Err(_))) => true,
+                    Poll::Pending => false,
+                };
+                if !ended {
                     *self = Self::Forwarded(forwarded);
                 }
                 polled

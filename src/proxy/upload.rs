@@ -197,7 +197,8 @@ impl Progress {
         let mut uploaded = self.lock();
         let awaited_client = std::mem::replace(&mut uploaded.awaits_client, polled.is_pending());
         match polled {
-            Poll::Ready(Some(Ok(_))) => {}
+            // Nothing comes behind trailers, and hyper does not ask whether it does.
+            Poll::Ready(Some(Ok(frame))) => uploaded.whole |= frame.is_trailers(),
             Poll::Ready(Some(Err(error))) => uploaded.fault = Some(BodyFault::of(error)),
             Poll::Ready(None) => uploaded.whole = true,
             // To be asked for more means that the backend has taken what there was: the client's time begins.
