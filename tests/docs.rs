@@ -471,9 +471,8 @@ fn as_told(literal: &str) -> String {
 }
 
 /// Types that are shown and are no messages, or whose words nobody gets to see: of `HostError` and `PathError` the record
-/// has the outer word only, and hyper keeps `UploadError` to itself.
-const UNTOLD: [&str; 8] =
-    ["Name", "RequestId", "ClientAddr", "ListenAddr", "EndedBy", "HostError", "PathError", "UploadError"];
+/// has the outer word only.
+const UNTOLD: [&str; 7] = ["Name", "RequestId", "ClientAddr", "ListenAddr", "EndedBy", "HostError", "PathError"];
 
 /// Every message of the program.
 fn messages() -> BTreeSet<String> {
