@@ -119,6 +119,7 @@ fn authority_host(authority: &str) -> Result<Host, HostError> {
 impl fmt::Display for TargetError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Host(HostError::Missing) => "no Host",
             Self::Host(_) => "malformed Host",
             Self::Connect => "CONNECT is not served",
             Self::Trace => "TRACE is not served",
