@@ -149,6 +149,12 @@ impl Record {
         Self { sink: Arc::clone(sink), fields: Box::new(fields), forgotten: false }
     }
 
+    /// It began before it was known to be one: a head that never was whole.
+    pub fn since(mut self, began: Instant) -> Self {
+        self.fields.began = began;
+        self
+    }
+
     /// The request's id.
     pub fn id(&self) -> &RequestId {
         &self.fields.id

@@ -156,6 +156,7 @@ fn a_head_that_is_too_slow_is_answered_408() {
     dribble.join().expect("the sender ends when it is no longer read");
     let record = limited.gateway.record(|_| true);
     assert_record(&record, 408, "the head was not whole within timeouts.request_head");
+    assert!(record["took_ms"].as_f64() >= Some(200.0), "from accept: {record}");
 
     // Of a later request it counts from its first byte.
     let mut kept = limited.kept();

@@ -67,7 +67,8 @@ impl Worker {
                     let client = spliceway::downstream::addr::ClientAddr(client);
                     let seat = Seat::new(shared.registry.enter(client), Some(permits), PlacesOfClient::none());
                     let listener = Arc::clone(&listener);
-                    let accepted = Accepted { stream, client, local, seat, listener };
+                    let since = std::time::Instant::now();
+                    let accepted = Accepted { stream, client, local, since, seat, listener };
                     worker::spawn_tunnel(serve(accepted, Arc::clone(&shared), handle));
                 }
             };

@@ -129,7 +129,8 @@ fn plain_http_on_the_port_of_tls_is_told_so_in_words() {
     let gateway = gateway(&authority, "");
     // The body that nobody reads must not reset the words away.
     let long = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n{}", "x".repeat(100_000));
-    for request in [HERE, "G", &long] {
+    // RFC 9112 section 2.2: a server takes an empty line before a request line.
+    for request in [HERE, "G", &long, "\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", "\n"] {
         let mut client = connect(&gateway);
         client.send(request);
         client.finish_sending();
@@ -139,7 +140,30 @@ fn plain_http_on_the_port_of_tls_is_told_so_in_words() {
         let record = gateway.record(|record| record["listener"] == "secure");
         assert_eq!((&record["status"], &record["cause"]), (&json!(400), &json!("plain HTTP on a listener with TLS")));
     }
-    stop_with(gateway, 3);
+    stop_with(gateway, 5);
+}
+
+/// One deadline from accept: a slow TLS handshake buys no time for the head.
+#[test]
+fn the_time_for_a_first_head_counts_from_accept() {
+    let authority = Authority::new();
+    let gateway = gateway(&authority, "[timeouts]\nrequest_head = \"1s\"\n");
+    let began = Instant::now();
+    let early = connect(&gateway);
+    thread::sleep(Duration::from_millis(500));
+    let mut late = authority.connect(gateway.address("secure"));
+    let mut early = authority.secure(early);
+    early.send("GET");
+    late.expect_eof();
+    assert!(began.elapsed() >= Duration::from_millis(1500), "{:?}", began.elapsed());
+    // What was accepted first has ended first, though its TLS handshake was over last: no read has to wait for it.
+    early.stream().set_nonblocking(true).unwrap();
+    assert_eq!(early.read_answer().status, 408);
+    early.expect_eof();
+    let record = gateway.record(|_| true);
+    assert_eq!(record["cause"], "the head was not whole within timeouts.request_head");
+    assert!(record["took_ms"].as_f64() >= Some(1000.0), "{record}");
+    stop_with(gateway, 1);
 }
 
 /// It has been told all there is to tell: a drain waits for its end no longer than anybody wishes, and cuts nothing.

@@ -49,6 +49,8 @@ pub struct Accepted {
     pub client: ClientAddr,
     /// The address that it came to.
     pub local: ListenAddr,
+    /// When it was accepted: what its deadlines count from until its first request.
+    pub since: Instant,
     /// Its place.
     pub seat: Seat,
     /// Where it came in.
@@ -94,17 +96,18 @@ where
     H: Fn(Request<Incoming>, Arc<ConnContext>) -> F + Send,
     F: Future<Output = Response<Body>> + Send,
 {
-    let Accepted { stream, client, local, seat, listener } = accepted;
+    let Accepted { stream, client, local, since, seat, listener } = accepted;
     // Boxed, so that what a TLS handshake needs is freed before HTTP begins.
-    let Secured { io, scheme } = match Box::pin(secure(stream, &listener, seat.registration.entry())).await {
+    let Secured { io, scheme } = match Box::pin(secure(stream, &listener, since, seat.registration.entry())).await {
         Ok(secured) => secured,
         Err(insecure) => {
-            return Box::pin(refuse(insecure, client, &listener, &worker, seat.registration.entry())).await;
+            return Box::pin(refuse(insecure, client, since, &listener, &worker, seat.registration.entry())).await;
         }
     };
-    let connection = Arc::new(ConnContext::new(client, local, listener, scheme, worker, &seat));
+    let connection = Arc::new(ConnContext::new(client, local, since, listener, scheme, worker, &seat));
     let service = service_fn(|request: Request<Incoming>| {
-        connection.timing().serving(request.version(), !request.body().is_end_stream());
+        let unrouted = connection.listener.timeouts.request_head;
+        connection.timing().serving(request.version(), !request.body().is_end_stream(), unrouted);
         // Boxed for its time: hyper keeps the room for it as long as the connection lives, and an idle one would be twice as
         // large.
         let answer = Box::pin(handle(request, Arc::clone(&connection)));
@@ -148,7 +151,14 @@ where
 }
 
 /// The end of a connection that never came to HTTP.
-async fn refuse(insecure: Insecure, client: ClientAddr, listener: &Listener, worker: &worker::Context, entry: &Entry) {
+async fn refuse(
+    insecure: Insecure,
+    client: ClientAddr,
+    since: Instant,
+    listener: &Listener,
+    worker: &worker::Context,
+    entry: &Entry,
+) {
     match insecure {
         Insecure::Failed(error) => tracing::debug!(%client, listener = %listener.name, %error, "TLS handshake failed"),
         Insecure::TimedOut => {
@@ -156,7 +166,7 @@ async fn refuse(insecure: Insecure, client: ClientAddr, listener: &Listener, wor
         }
         Insecure::PlainHttp(stream) => {
             let fault = ConnectionFault::PlainHttp;
-            fault.tell(Record::begin(&worker.sink, client, &listener.name));
+            fault.tell(Record::begin(&worker.sink, client, &listener.name).since(since));
             entry.closes();
             unless_stopped(entry, linger::close(TunnelIo::Tcp(stream), fault.last_words())).await;
         }
@@ -218,7 +228,7 @@ async fn finish(io: TunnelIo, end: End, begun: bool, connection: &ConnContext) {
         End::Http(Ok(())) | End::Look => (None, connection.timing().client_ended()),
     };
     if let Some(fault) = &fault {
-        fault.tell(connection.record());
+        fault.tell(connection.record().since(connection.timing().since()));
     }
     match fault {
         Some(ConnectionFault::WriteStalled) => io.abort(),
@@ -278,12 +288,13 @@ impl ConnContext {
     fn new(
         client: ClientAddr,
         local: ListenAddr,
+        since: Instant,
         listener: Arc<Listener>,
         scheme: Scheme,
         worker: Arc<worker::Context>,
         seat: &Seat,
     ) -> Self {
-        let timing = Timing::new(listener.timeouts.request_head);
+        let timing = Timing::new(since, listener.timeouts.request_head);
         Self {
             client,
             listener,

@@ -5,7 +5,7 @@ use std::io;
 use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use tokio::io::unix::AsyncFd;
@@ -114,7 +114,7 @@ impl Queue {
                 let seat = Seat::new(self.worker.registry.enter(client), permits, of_client);
                 let listener = Arc::clone(&self.config);
                 worker::spawn_connection(
-                    Accepted { stream, client, local: self.address, seat, listener },
+                    Accepted { stream, client, local: self.address, since: Instant::now(), seat, listener },
                     Arc::clone(&self.worker),
                 );
             }

@@ -16,9 +16,6 @@ use crate::registry::{Entry, Order};
 use crate::tunnel::alarm::Alarm;
 use crate::tunnel::io::TunnelIo;
 
-/// The first byte of every TLS connection: a record of type handshake (RFC 8446 section 5.1).
-const HANDSHAKE: u8 = 22;
-
 /// A stream that is ready for HTTP.
 #[derive(Debug)]
 pub struct Secured {
@@ -41,12 +38,17 @@ pub enum Insecure {
     HardStop,
 }
 
-/// Secures a connection as its listener has it.
-pub async fn secure(stream: TcpStream, listener: &Listener, entry: &Entry) -> Result<Secured, Insecure> {
+/// Secures a connection, accepted then, as its listener has it.
+pub async fn secure(
+    stream: TcpStream,
+    listener: &Listener,
+    since: Instant,
+    entry: &Entry,
+) -> Result<Secured, Insecure> {
     let Some(tls) = &listener.tls else {
         return Ok(Secured { io: TunnelIo::Tcp(stream), scheme: Scheme::Http });
     };
-    let mut deadline = Instant::now() + listener.timeouts.tls_handshake;
+    let mut deadline = since + listener.timeouts.tls_handshake;
     let mut alarm = Alarm::new(deadline);
     let mut draining = false;
     let mut shaking = pin!(shake_hands(stream, tls));
@@ -73,7 +75,8 @@ pub async fn secure(stream: TcpStream, listener: &Listener, entry: &Entry) -> Re
 async fn shake_hands(stream: TcpStream, tls: &Tls) -> Result<Secured, Insecure> {
     let mut first = [0];
     let peeked = stream.peek(&mut first).await.map_err(Insecure::Failed)?;
-    if peeked == 1 && first[0] != HANDSHAKE && first[0].is_ascii_alphabetic() {
+    // TLS begins with a record of type handshake, 22 (RFC 8446 section 5.1). An empty line before the request line is plain HTTP too (RFC 9112 section 2.2).
+    if peeked == 1 && (first[0].is_ascii_alphabetic() || matches!(first[0], b'\r' | b'\n')) {
         return Err(Insecure::PlainHttp(stream));
     }
     let stream = tls.accept(stream).await.map_err(Insecure::Failed)?;

@@ -60,11 +60,11 @@ pub(super) enum Passing {
 }
 
 impl Timing {
-    /// At the start of a connection: `stall` is how long its answers may wait for it, until a route says otherwise.
-    pub(super) fn new(stall: Duration) -> Self {
+    /// Of a connection that was accepted then; `stall` is how long its answers may wait for it, until a route says otherwise.
+    pub(super) fn new(since: Instant, stall: Duration) -> Self {
         Self {
             phase: Phase::Head,
-            since: Instant::now(),
+            since,
             begun: false,
             looked: false,
             write_waits: None,
@@ -78,8 +78,10 @@ impl Timing {
         }
     }
 
-    /// A request's head is whole; `has_body` says that more of it is to come.
-    pub(super) fn serving(&mut self, version: Version, has_body: bool) {
+    /// A request's head is whole; `has_body` says that more of it is to come, `stall` how long its answer may wait for the
+    /// client until a route says otherwise.
+    pub(super) fn serving(&mut self, version: Version, has_body: bool, stall: Duration) {
+        self.stall = stall;
         self.ends_by_close = version < Version::HTTP_11;
         self.body_left = has_body;
         self.phase = Phase::Service;
@@ -118,6 +120,11 @@ impl Timing {
     /// hyper is at its end: whatever it holds will be no request.
     pub(super) fn ends(&mut self) {
         self.looked = true;
+    }
+
+    /// When what the phase waits for began.
+    pub(super) fn since(&self) -> Instant {
+        self.since
     }
 
     /// Whether the client has ended its direction.
@@ -205,6 +212,27 @@ impl Timing {
             Poll::Pending => {
                 self.write_waits.get_or_insert_with(Instant::now);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_route_bounds_the_stall_of_its_own_answer_only() {
+        let (own, routes) = (Duration::from_secs(9), Duration::from_secs(1));
+        let timeouts = ClientTimeouts { tls_handshake: own, request_head: own, keep_alive: own };
+        let mut timing = Timing::new(Instant::now(), own);
+        for (route, expected) in [(None, own), (Some(routes), routes), (None, own)] {
+            timing.serving(Version::HTTP_11, false, own);
+            route.into_iter().for_each(|stall| timing.bound_stall(stall));
+            timing.wrote(&Poll::Pending);
+            let (due, _) = timing.due(&timeouts).unwrap();
+            assert_eq!(timing.write_waits, Some(due - expected), "{route:?}");
+            timing.wrote(&Poll::Ready(Ok(1)));
+            timing.answered(true);
         }
     }
 }
