@@ -43,6 +43,8 @@ pub enum TlsError {
     BadCertificate(PathBuf),
     /// No private key in it.
     NoKey(PathBuf),
+    /// A private key behind a passphrase.
+    EncryptedKey(PathBuf),
     /// A key that cannot be used.
     BadKey(PathBuf, String),
     /// The key is another certificate's.
@@ -134,12 +136,21 @@ fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsErr
 
 fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
     let bytes = fs::read(path).map_err(|error| TlsError::Unreadable(path.into(), error))?;
+    if is_encrypted(&bytes) {
+        return Err(TlsError::EncryptedKey(path.into()));
+    }
     let key = rustls_pemfile::private_key(&mut &*bytes)
         .map_err(|error| TlsError::NotPem(path.into(), error))?
         .ok_or_else(|| TlsError::NoKey(path.into()))?;
     // By itself, as there may be no certificate to try it with.
     default_provider().key_provider.load_private_key(key.clone_key()).map_err(|error| told_apart(error, path))?;
     Ok(key)
+}
+
+/// As PKCS #8 labels it (RFC 7468 section 11), or as a header of the older forms does (RFC 1421 section 4.6.1.1).
+fn is_encrypted(pem: &[u8]) -> bool {
+    let mut lines = pem.split(|&byte| byte == b'\n').map(<[u8]>::trim_ascii_end);
+    lines.any(|line| line == b"-----BEGIN ENCRYPTED PRIVATE KEY-----" || line == b"Proc-Type: 4,ENCRYPTED")
 }
 
 fn validity(leaf: &CertificateDer<'_>) -> Option<Range<SystemTime>> {
@@ -166,6 +177,9 @@ impl fmt::Display for TlsError {
                 write!(f, "what {} holds as a certificate is none", path.display())
             }
             Self::NoKey(path) => write!(f, "{} holds no private key (-----BEGIN PRIVATE KEY-----)", path.display()),
+            Self::EncryptedKey(path) => {
+                write!(f, "the private key in {} is encrypted, and nobody is asked for its passphrase", path.display())
+            }
             Self::BadKey(path, problem) => {
                 write!(f, "the private key in {} cannot be used: {problem}", path.display())
             }

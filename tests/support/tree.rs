@@ -85,6 +85,11 @@ fn put_certificates(folder: &Path) {
     write(folder, "cut.pem", b"-----BEGIN CERTIFICATE-----\nMIIB\n");
     write(folder, "cut-key.pem", b"-----BEGIN PRIVATE KEY-----\nMIIB\n");
     write(folder, "garbage.pem", b"-----BEGIN CERTIFICATE-----\nR2FyYmFnZQ==\n-----END CERTIFICATE-----\n");
+    let encrypted = "-----BEGIN ENCRYPTED PRIVATE KEY-----\r\nMIIB\r\n-----END ENCRYPTED PRIVATE KEY-----\r\n";
+    write(folder, "encrypted-key.pem", encrypted.as_bytes());
+    let headers = "Proc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n";
+    let encrypted = format!("-----BEGIN EC PRIVATE KEY-----\n{headers}\nMIIB\n-----END EC PRIVATE KEY-----\n");
+    write(folder, "encrypted-old-key.pem", encrypted.as_bytes());
     write(folder, "garbage-key.pem", b"-----BEGIN PRIVATE KEY-----\nR2FyYmFnZQ==\n-----END PRIVATE KEY-----\n");
 }
 

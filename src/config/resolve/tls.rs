@@ -59,7 +59,7 @@ fn refuse(
         // Certificate and key may be one file; it is then told of as the certificate's.
         TlsError::Unreadable(path, _) | TlsError::NotPem(path, _) => path == certificate_file,
         TlsError::NoCertificate(_) | TlsError::BadCertificate(..) | TlsError::Refused(_) => true,
-        TlsError::NoKey(_) | TlsError::BadKey(..) | TlsError::Mismatch => false,
+        TlsError::NoKey(_) | TlsError::EncryptedKey(_) | TlsError::BadKey(..) | TlsError::Mismatch => false,
     };
     let told_at_key = format!("`listener.tls.key`: {error}");
     match error {
