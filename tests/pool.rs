@@ -129,10 +129,18 @@ fn no_more_than_pool_idle_connections_are_kept() {
         clients.iter_mut().for_each(|client| assert_eq!(client.read_answer().text(), "here"));
     };
     at_once(5);
-    // Three of the five are closed at once; two are asked again.
-    (0..3).for_each(|_| wait(&ends));
+    // As long as there is work for them, all of them have it. (On a machine that pauses some may have been closed between.)
+    let opens_none = |_| {
+        let before = backend.connections();
+        at_once(5);
+        backend.connections() == before
+    };
+    assert!((0..10).any(opens_none), "each burst opens connections of its own");
+    // When there is none, all but two are closed; these are asked again.
+    let opened = backend.connections();
+    (2..opened).for_each(|_| wait(&ends));
     at_once(2);
-    assert_eq!(backend.connections(), 5);
+    assert_eq!(backend.connections(), opened);
     assert!(ends.lock().expect("a receiver").try_recv().is_err(), "two are kept on");
     gateway.stop();
 }

@@ -9,7 +9,7 @@ use super::endpoint::EndpointState;
 use super::http1::Connection;
 use crate::config;
 
-/// How often idle connections are looked through for those that are dead or too old.
+/// How often idle connections are looked through for those that are dead, too old, or too many.
 pub const SWEEP: Duration = Duration::from_secs(1);
 
 /// One worker's idle connections.
@@ -24,7 +24,8 @@ type EndpointKey = usize;
 #[derive(Debug)]
 struct Idle {
     connection: Connection,
-    until: Instant,
+    since: Instant,
+    settings: config::Pool,
     // Keeps the key from being another endpoint's.
     _endpoint: Arc<EndpointState>,
 }
@@ -35,31 +36,28 @@ impl Pool {
         let now = Instant::now();
         let mut idle = self.lock();
         let of_endpoint = idle.get_mut(&key(endpoint))?;
-        let usable = |idle: &Idle| idle.until > now && idle.connection.is_ready();
+        let usable = |idle: &Idle| !idle.is_too_old(now) && idle.connection.is_ready();
         let index = of_endpoint.iter().rposition(usable)?;
         Some(of_endpoint.remove(index).connection)
     }
 
-    /// Keeps a connection whose answer has been read to its end.
+    /// Keeps a connection whose answer has been read to its end. Those above the limit are kept till the next look: of more
+    /// requests at once than that, each would open a connection only to close it.
     pub fn put(&self, connection: Connection, endpoint: &Arc<EndpointState>, settings: &config::Pool) {
         if connection.is_closed() {
             return connection.finish();
         }
-        let until = Instant::now() + settings.idle_timeout;
-        let mut idle = self.lock();
-        let of_endpoint = idle.entry(key(endpoint)).or_default();
-        if of_endpoint.len() >= settings.idle.get() {
-            // The oldest: the others are likelier to be alive when they are needed.
-            of_endpoint.remove(0);
-        }
-        of_endpoint.push(Idle { connection, until, _endpoint: Arc::clone(endpoint) });
+        let (since, settings) = (Instant::now(), *settings);
+        let idle = Idle { connection, since, settings, _endpoint: Arc::clone(endpoint) };
+        self.lock().entry(key(endpoint)).or_default().push(idle);
     }
 
-    /// Drops what is dead or too old.
+    /// Drops what is dead, too old, or above the limit.
     pub fn sweep(&self) {
         let now = Instant::now();
         self.lock().retain(|_, of_endpoint| {
-            of_endpoint.retain(|idle| idle.until > now && !idle.connection.is_closed());
+            of_endpoint.retain(|idle| !idle.is_too_old(now) && !idle.connection.is_closed());
+            of_endpoint.drain(..too_many(of_endpoint, now));
             !of_endpoint.is_empty()
         });
     }
@@ -72,6 +70,20 @@ impl Pool {
     fn lock(&self) -> MutexGuard<'_, HashMap<EndpointKey, Vec<Idle>>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+impl Idle {
+    fn is_too_old(&self, now: Instant) -> bool {
+        self.since + self.settings.idle_timeout <= now
+    }
+}
+
+/// How many there are above the limit, of those that were not used since the last look. The oldest come first: the others
+/// are likelier to be alive when they are needed.
+fn too_many(of_endpoint: &[Idle], now: Instant) -> usize {
+    let most = of_endpoint.last().map_or(0, |newest| newest.settings.idle.get());
+    let unused = of_endpoint.iter().take_while(|idle| idle.since + SWEEP <= now).count();
+    unused.min(of_endpoint.len().saturating_sub(most))
 }
 
 fn key(endpoint: &Arc<EndpointState>) -> EndpointKey {
