@@ -159,8 +159,8 @@ pub(super) fn element(address: Option<IpAddr>, host: Option<&HeaderValue>, proto
     let mut element = Vec::with_capacity(80);
     element.extend_from_slice(b"for=");
     match address {
+        Some(v4 @ IpAddr::V4(_)) => write_address(&mut element, v4),
         // Writing to a Vec does not fail.
-        Some(IpAddr::V4(address)) => write!(element, "{address}").unwrap_or_default(),
         Some(IpAddr::V6(address)) => write!(element, "\"[{address}]\"").unwrap_or_default(),
         None => element.extend_from_slice(b"unknown"),
     }
@@ -171,6 +171,22 @@ pub(super) fn element(address: Option<IpAddr>, host: Option<&HeaderValue>, proto
         }
     }
     element
+}
+
+/// Writes an address. Not by `Display`, where it is IPv4: that pads, and was one part in fifteen of a whole request.
+pub(super) fn write_address(to: &mut Vec<u8>, address: IpAddr) {
+    match address {
+        IpAddr::V4(address) => {
+            for (place, octet) in address.octets().into_iter().enumerate() {
+                if place > 0 {
+                    to.push(b'.');
+                }
+                to.extend_from_slice(itoa::Buffer::new().format(octet).as_bytes());
+            }
+        }
+        // Writing to a Vec does not fail.
+        IpAddr::V6(address) => write!(to, "{address}").unwrap_or_default(),
+    }
 }
 
 /// Writes a token as it is and all else as a quoted string.
@@ -331,6 +347,13 @@ mod tests {
         fn every_address_is_read_as_it_is_written(address: IpAddr) {
             let written = element(Some(address), None, None);
             prop_assert_eq!(Chain::Forwarded.address(&written), Some(address.to_canonical()));
+        }
+
+        #[test]
+        fn an_address_is_written_as_it_is_displayed(address: IpAddr) {
+            let mut written = Vec::new();
+            write_address(&mut written, address);
+            prop_assert_eq!(String::from_utf8(written).unwrap(), address.to_string());
         }
     }
 }

@@ -18,7 +18,7 @@ use std::net::IpAddr;
 use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
 use ipnet::IpNet;
 
-use super::chain::{Chain, X_FORWARDED_FOR, element, parameter};
+use super::chain::{Chain, X_FORWARDED_FOR, element, parameter, write_address};
 use super::client::Client;
 use super::headers::{only, tokens};
 use crate::config::{Forwarded, Scheme};
@@ -60,10 +60,10 @@ pub fn towards_backend(headers: &mut HeaderMap, told: Told<'_>, what: Forwarded)
         headers.insert(header::FORWARDED, forwarded);
     }
     if what.x_real_ip {
-        headers.insert(&X_REAL_IP, value(told.client.address.to_string()));
+        headers.insert(&X_REAL_IP, value(alone(told.client.address)));
     }
     if what.via {
-        headers.append(header::VIA, value(format!("{} {}", version(told.version), told.name)));
+        headers.append(header::VIA, value([version(told.version), " ", told.name].concat()));
     }
     headers.insert(&X_REQUEST_ID, told.id);
 }
@@ -143,8 +143,13 @@ fn set_x_forwarded(headers: &mut HeaderMap, told: &Told<'_>, kept: Kept) {
 }
 
 fn x_forwarded_for(headers: &HeaderMap, told: &Told<'_>) -> HeaderValue {
-    let address = |address: IpAddr| address.to_string().into_bytes();
-    ended(begun(headers, told, Chain::XForwardedFor, address), address(told.client.peer))
+    ended(begun(headers, told, Chain::XForwardedFor, alone), alone(told.client.peer))
+}
+
+fn alone(address: IpAddr) -> Vec<u8> {
+    let mut written = Vec::with_capacity(39);
+    write_address(&mut written, address);
+    written
 }
 
 fn forwarded(headers: &HeaderMap, told: &Told<'_>, kept: &Kept) -> HeaderValue {
