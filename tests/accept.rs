@@ -3,7 +3,8 @@
 mod support;
 
 use std::fs;
-use std::net::SocketAddr;
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
@@ -38,6 +39,12 @@ fn asking(address: SocketAddr) -> Peer {
 #[track_caller]
 fn is_served(client: &mut Peer) {
     assert_eq!(client.read_answer().text(), "here");
+}
+
+/// Everything that was opened since is closed.
+#[track_caller]
+fn come_to_rest(gateway: &Gateway, at_rest: usize) {
+    support::until("the descriptors are what they were", || gateway.descriptors() == at_rest);
 }
 
 fn process(gateway: &Gateway) -> Pid {
@@ -77,7 +84,7 @@ fn out_of_descriptors_accepting_pauses_and_goes_on() {
 #[test]
 fn over_the_limit_of_connections_a_client_waits_for_a_place() {
     let gateway = gateway("[gateway]\nworkers = 2\n[limits]\nconnections = 2");
-    let address = gateway.address("web");
+    let (address, at_rest) = (gateway.address("web"), gateway.descriptors());
     let (mut kept, mut other) = (asking(address), asking(address));
     is_served(&mut kept);
     is_served(&mut other);
@@ -97,6 +104,7 @@ fn over_the_limit_of_connections_a_client_waits_for_a_place() {
     kept.send(GET);
     is_served(&mut kept);
     drop(kept);
+    come_to_rest(&gateway, at_rest);
     assert_eq!(gateway.stop().len(), 11);
 }
 
@@ -129,6 +137,7 @@ fn a_listeners_own_limit_holds_nobody_else_up() {
          [[route]]\nrespond = { status = 200, body = \"here\" }\n",
     );
     let (small, other) = (gateway.address("small"), gateway.address("other"));
+    let at_rest = gateway.descriptors();
     let mut first = asking(small);
     is_served(&mut first);
     let mut waiting = asking(small);
@@ -146,6 +155,7 @@ fn a_listeners_own_limit_holds_nobody_else_up() {
     is_served(&mut waiting);
     is_served(&mut fourth);
     drop((waiting, third, fourth));
+    come_to_rest(&gateway, at_rest);
     gateway.stop();
 }
 
@@ -157,7 +167,7 @@ fn an_upgrade_over_the_limit_of_tunnels_is_answered_503_until_one_has_ended() {
          [[route]]\npath = \"/b\"\nupstream = \"b\"\n",
         backend.address()
     ));
-    let address = gateway.address("web");
+    let (address, at_rest) = (gateway.address("web"), gateway.descriptors());
     let (first, _) = Client::upgrade(address, "/b");
     let (echo, _) = Client::upgrade(address, "/echo");
     for path in ["/b", "/echo"] {
@@ -179,6 +189,7 @@ fn an_upgrade_over_the_limit_of_tunnels_is_answered_503_until_one_has_ended() {
     drop((again, echo));
     gateway.record(|record| record["record"] == "tunnel" && record["path"] == "/echo");
     gateway.record(|record| record["record"] == "tunnel" && record["path"] == "/echo");
+    come_to_rest(&gateway, at_rest);
     gateway.stop();
     backend.finish();
 }
@@ -198,6 +209,25 @@ fn a_failed_upgrade_gives_its_place_among_the_tunnels_back() {
     drop(client);
     gateway.record(|record| record["record"] == "tunnel");
     gateway.stop();
+}
+
+/// The kernel holds one more than the backlog: its queue is full when there is more in it than that.
+#[test]
+fn backlog_is_how_many_connections_wait_to_be_accepted() {
+    for backlog in [3, 12] {
+        let gateway = gateway(&format!("[gateway]\nworkers = 1\n[tcp]\nbacklog = {backlog}"));
+        let address = gateway.address("web");
+        let mut waiting = gateway.standing_still(|| {
+            let waiting: Vec<_> = (0..=backlog).map(|_| asking(address)).collect();
+            let one_more = TcpStream::connect_timeout(&address, Duration::from_millis(200));
+            assert_eq!(one_more.map_err(|error| error.kind()).err(), Some(ErrorKind::TimedOut), "{backlog}");
+            waiting
+        });
+        waiting.iter_mut().for_each(is_served);
+        is_served(&mut asking(address));
+        drop(waiting);
+        gateway.stop();
+    }
 }
 
 #[test]

@@ -224,6 +224,7 @@ fn attempts_bound_how_many_endpoints_are_tried() {
 fn a_connect_that_hangs_is_a_504_at_its_deadline() {
     let full = Full::start();
     let gateway = gateway(&addresses(&[full.address()]), "connect = \"200ms\"", "");
+    let at_rest = gateway.descriptors();
     for request in [opening_handshake("a", "/ws", ""), "GET / HTTP/1.1\r\nHost: a\r\n\r\n".into()] {
         assert_eq!(Client::ask(gateway.address("web"), request).status, 504);
         let record = gateway.record(|_| true);
@@ -231,6 +232,7 @@ fn a_connect_that_hangs_is_a_504_at_its_deadline() {
         assert_eq!(record["endpoint"], full.address().to_string());
         assert!(took(&record) >= 200.0, "{record}");
     }
+    support::until("the descriptors are what they were", || gateway.descriptors() == at_rest);
     gateway.stop();
     assert_eq!(full.accepted_besides(), 0, "nothing was left behind");
 }

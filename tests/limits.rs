@@ -123,8 +123,16 @@ fn a_client_that_says_nothing_to_tls_is_closed_after_tls_handshake_and_has_no_re
     let certs = tree.path("certs");
     let listener =
         format!("tls = {{ certificate = \"{0}/fullchain.pem\", key = \"{0}/privkey.pem\" }}", certs.display());
-    for said in [&b""[..], b"\x16", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"] {
-        let limited = Limited::with("[timeouts]\ntls_handshake = \"200ms\"\n", &listener, None);
+    let whole = ("[timeouts]\ntls_handshake = \"200ms\"\n", listener.clone());
+    let own =
+        ("[timeouts]\ntls_handshake = \"10m\"\n", format!("{listener}\ntimeouts = {{ tls_handshake = \"200ms\" }}"));
+    for (said, (settings, listener)) in [
+        (&b""[..], &whole),
+        (b"\x16", &whole),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", &whole),
+        (b"\x16", &own),
+    ] {
+        let limited = Limited::with(settings, listener, None);
         let began = Instant::now();
         let mut mute = limited.connect();
         mute.send(said);

@@ -8,12 +8,10 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use nix::sys::wait::{Id, WaitPidFlag, waitid};
-use nix::unistd::Pid;
 use serde_json::Value;
 use support::backend::Backend;
 use support::client::Client;
-use support::gateway::{Gateway, Signal};
+use support::gateway::Gateway;
 use support::peer::{Peer, header};
 use support::{GUARD, until};
 
@@ -61,15 +59,6 @@ fn wait<T>(receiver: &Mutex<Receiver<T>>) -> T {
 
 fn record(gateway: &Gateway) -> Value {
     gateway.record(|record| record["record"] == "request")
-}
-
-/// Holds the gateway still while `meanwhile` runs: what happens then, it meets all at once.
-fn while_stopped(gateway: &Gateway, meanwhile: impl FnOnce()) {
-    gateway.signal(Signal::SIGSTOP);
-    let pid = Pid::from_raw(gateway.pid().try_into().expect("an id"));
-    waitid(Id::Pid(pid), WaitPidFlag::WSTOPPED | WaitPidFlag::WNOWAIT).expect("it stops");
-    meanwhile();
-    gateway.signal(Signal::SIGCONT);
 }
 
 #[test]
@@ -297,7 +286,7 @@ fn a_request_of_which_nothing_was_sent_is_sent_over_a_fresh_connection() {
         let mut client = Client::connect(gateway.address("web"));
         client.send(GET);
         assert_eq!(client.read_answer().text(), "first");
-        while_stopped(&gateway, || {
+        gateway.standing_still(|| {
             client.send(request);
             close.send(()).expect("the script waits");
             wait(&is_closed);
@@ -450,7 +439,7 @@ fn unasked_bytes_are_nobodys_answer() {
         client.send(if glued { GET.repeat(2) } else { GET.to_owned() });
         assert_eq!(client.read_answer().text(), "first");
         if !glued {
-            while_stopped(&gateway, || {
+            gateway.standing_still(|| {
                 client.send(GET);
                 go.send(()).expect("the script waits");
                 wait(&is_sent);
