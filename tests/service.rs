@@ -67,6 +67,18 @@ const TWO: &str = "[[listener]]\nname = \"first\"\nbind = \"127.0.0.1:0\"\n[[rou
     [[listener]]\nname = \"last\"\n";
 
 #[test]
+fn a_service_manager_that_cannot_be_told_is_no_reason_not_to_serve() {
+    let nobody = Manager::new("nobody");
+    fs::remove_file(&nobody.path).expect("it is there");
+    let gateway = Gateway::start_with(&format!("{TWO}bind = \"127.0.0.1:0\"\n"), &nobody.environment());
+    let told = gateway.message(|message| message["level"] == "WARN");
+    assert_eq!(told["message"], "the service manager cannot be told", "{told}");
+    let (client, _) = Client::upgrade(gateway.address("first"), "/");
+    drop(client);
+    assert_eq!(gateway.stop().len(), 1);
+}
+
+#[test]
 fn the_service_manager_is_told_when_it_serves_and_when_it_drains() {
     let manager = Manager::new("ready");
     let config = format!("{TWO}bind = \"127.0.0.1:0\"\n");

@@ -286,7 +286,9 @@ impl Soak {
             2 => {
                 let head = format!("PUT {path} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");
                 let chunk = format!("{:x}\r\n", body.len().max(1));
-                [head.as_bytes(), chunk.as_bytes(), &body, b"\r\n0\r\n\r\n"].concat()
+                let trailers = ["", "X-Sum: 1\r\n", "Host: evil\r\n"][dice.below(3)];
+                let end = format!("\r\n0\r\n{trailers}\r\n");
+                [head.as_bytes(), chunk.as_bytes(), &body, end.as_bytes()].concat()
             }
             3 => {
                 let next = [self.path("/p"), self.path("/own"), self.path("/p")];
@@ -481,8 +483,9 @@ fn answer_to(head: &str, dice: &mut Dice) -> Vec<u8> {
         (_, 0) => b"HTTP/1.1 204 No Content\r\n\r\n".to_vec(),
         (_, 1) => format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()).into_bytes(),
         (_, 2) => {
-            format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{body}b\r\n0\r\n\r\n", body.len() + 1)
-                .into_bytes()
+            let (head, size) = ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", body.len() + 1);
+            let trailers = ["", "X-Sum: 1\r\n"][dice.below(2)];
+            format!("{head}{size:x}\r\n{body}b\r\n0\r\n{trailers}\r\n").into_bytes()
         }
         (_, 3) => format!("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{body}").into_bytes(),
         _ => b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n".to_vec(),
