@@ -6,11 +6,16 @@ Needs Python 3.11 and the package websockets. Whatever goes wrong with any tunne
 import argparse
 import asyncio
 import resource
+import socket
 import ssl
 import sys
 import time
+from urllib.parse import urlsplit
 
 from websockets.asyncio.client import connect
+
+# Linux: the port of a bound address is chosen by connect(), and then another connection may have the same.
+IP_BIND_ADDRESS_NO_PORT = 24
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("url", help="ws://HOST:PORT/PATH or wss://…, of something that echoes")
@@ -25,17 +30,22 @@ options = parser.parse_args()
 
 
 async def main():
-    sources = [{"local_addr": (address, 0)} for address in options.source or []] or [{}]
-    if options.url.startswith("wss:"):
-        context = ssl.create_default_context(cafile=options.ca)
-        sources = [{"ssl": context, **source} for source in sources]
-    gate = asyncio.Semaphore(options.at_once)
+    url, gate = urlsplit(options.url), asyncio.Semaphore(options.at_once)
+    tls = {"ssl": ssl.create_default_context(cafile=options.ca)} if url.scheme == "wss" else {}
+
+    async def connected(source):
+        connecting = socket.socket()
+        connecting.setblocking(False)
+        connecting.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
+        connecting.bind((source, 0))
+        await asyncio.get_running_loop().sock_connect(connecting, (url.hostname, url.port))
+        return connecting
 
     async def open_one(number):
-        # No deflate and no pings of its own: what goes over the wire is what is sent below, to the byte.
         async with gate:
-            return await connect(options.url, compression=None, ping_interval=None, proxy=None, open_timeout=60,
-                                 **sources[number % len(sources)])
+            sock = {"sock": await connected(options.source[number % len(options.source)])} if options.source else {}
+            # No deflate and no pings of its own: what goes over the wire is what is sent below, to the byte.
+            return await connect(options.url, compression=None, ping_interval=None, proxy=None, open_timeout=60, **tls, **sock)
 
     async def echo(number, tunnel):
         for message in (f"tunnel {number}, message {n} ".ljust(options.size, ".") for n in range(options.messages)):

@@ -24,7 +24,7 @@ from support.process import backend, until
 HERE = Path(__file__).resolve().parent
 DOCUMENT = place.ROOT / "docs" / "load-testing.md"
 TUNNELS = "python3 docs/load-testing/tunnels.py"
-IN_VAIN = "/echo/in-vain"  # what is to fail has a path of its own: nobody can say how many of its tunnels there were
+IN_VAIN = "/in-vain"  # the end of the path of what is to fail: nobody can say how many records that makes
 LONG = 300  # seconds for one load; a guard against hanging, nothing else
 
 # By the word that a command begins with: where the tool says how many tunnels (or requests) it brought to their end.
@@ -37,11 +37,18 @@ SAID = {
 }
 ON_DEMAND = ("tsung", "artillery")
 
-TLS = """
+MORE = """
 [[listener]]
 name = "tls"
 bind = "127.0.0.1:8443"
 tls = {{ certificate = "{certs}/fullchain.pem", key = "{certs}/privkey.pem" }}
+
+[upstream.two-endpoints]
+endpoints = ["127.0.0.1:9000", "127.0.0.2:9000"]
+
+[[route]]
+path = "/backend/of-two-endpoints"
+upstream = "two-endpoints"
 """
 
 
@@ -55,7 +62,7 @@ def main():
     (folder / "docs").symlink_to(place.ROOT / "docs")
     configuration = (place.ROOT / "docs" / "load-testing" / "gateway.toml").read_text()
     with backend(["node", HERE / "backend.js"], folder / "backend.log", env=install.node(place.tools("npm-load"))):
-        with Gateway(folder, configuration, TLS) as gateway:
+        with Gateway(folder, configuration, MORE) as gateway:
             load = Load(gateway, folder)
             for command, printed in commands():
                 if (tool := command.split()[0]) not in ON_DEMAND or tool in on_demand():
@@ -105,13 +112,18 @@ def commands():
 
 
 def few_ports(load):
-    """More tunnels than one address has ports: only with a second one do they all find theirs."""
+    """A thousand ports, and more tunnels: an address has that many ports towards another one, in front of the gateway and
+    behind it. More addresses of clients and more endpoints have more."""
     ports = Path("/proc/sys/net/ipv4/ip_local_port_range")
     all_ports = ports.read_text()
     ports.write_text("40000 40999")
-    code, printed = load.shell(f"{TUNNELS} ws://127.0.0.1:8000{IN_VAIN} --tunnels 1500")
-    assert code == 1 and "Cannot assign requested address" in printed, f"exit code {code}: {printed}"
-    load.run(f"{TUNNELS} ws://127.0.0.1:8000/echo --tunnels 1500 --source 127.0.0.2 --source 127.0.0.3")
+    two_sources = "--tunnels 1500 --source 127.0.0.2 --source 127.0.0.3"
+    load.run_in_vain(f"{TUNNELS} ws://127.0.0.1:8000/echo{IN_VAIN} --tunnels 1500", "Cannot assign requested address")
+    load.run(f"{TUNNELS} ws://127.0.0.1:8000/echo {two_sources}")
+    load.run_in_vain(f"{TUNNELS} ws://127.0.0.1:8000/backend{IN_VAIN} {two_sources}", "HTTP 502")
+    causes = {line.get("cause") for line in load.gateway.lines if line.get("status") == 502}
+    assert causes == {"cannot connect: Cannot assign requested address (os error 99)"}, causes
+    load.run(f"{TUNNELS} ws://127.0.0.1:8000/backend/of-two-endpoints {two_sources}")
     ports.write_text(all_ports)
 
 
@@ -144,6 +156,12 @@ class Load:
         assert all(line["status"] in (101, 200) and "cause" not in line for line in new), self.gateway.log.name
         print(f"    {said} by the tool, {len(new)} records, {self.descriptors} descriptors as before", flush=True)
         self.taken += said
+
+    def run_in_vain(self, command, reason):
+        print(f"  $ {command}", flush=True)
+        code, output = self.shell(command)
+        assert code == 1 and reason in output, f"exit code {code}: {output}"
+        print(f"    as it should: {output.strip()}", flush=True)
 
     def new(self):
         """The records that no load had so far."""
@@ -189,7 +207,7 @@ def check_held(tunnels, command):
 
 
 def records(gateway):
-    return [line for line in gateway.lines if "record" in line and line["path"] != IN_VAIN]
+    return [line for line in gateway.lines if "record" in line and not line["path"].endswith(IN_VAIN)]
 
 
 def descriptors(gateway):
