@@ -66,7 +66,11 @@ def main():
             load = Load(gateway, folder)
             for command, printed in commands():
                 if (tool := command.split()[0]) not in ON_DEMAND or tool in on_demand():
-                    load.run(command, printed)
+                    try:
+                        load.run(command, printed)
+                    finally:
+                        if tool == "tsung":  # Erlang leaves a daemon behind
+                            subprocess.run(["epmd", "-kill"], stdout=subprocess.DEVNULL)
             load.run(f"{TUNNELS} ws://127.0.0.1:8000/backend --tunnels 9000")
             authority = certificates() / "ca.pem"
             load.run(f"{TUNNELS} wss://localhost:8443/echo --ca {authority} --tunnels 1000 --messages 20 --size 3000")
