@@ -5,10 +5,11 @@ mod support;
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use support::gateway::run_to_end;
 use support::process;
+use support::skip::{self, Want};
 
 /// What the binary answers on standard output; it must succeed and say nothing else.
 #[track_caller]
@@ -73,6 +74,9 @@ fn version_is_the_name_and_the_number() {
 /// groff is what man calls; its warnings are what `man --warnings` shows.
 #[test]
 fn the_manual_page_renders_without_a_warning() {
+    if Command::new("groff").arg("--version").stdout(Stdio::null()).status().is_err() {
+        return skip::unless_listed(Want::Groff, "this machine has no groff");
+    }
     let page = in_file("spliceway.1", &answer(&["man"]));
     let output = process::run_to_end(Command::new("groff").args(["-man", "-ww", "-z", &page]));
     assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), ""));

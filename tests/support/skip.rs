@@ -10,6 +10,8 @@ pub enum Want {
     Namespaces,
     /// The program that checks units of systemd.
     SystemdAnalyze,
+    /// The program that typesets manual pages.
+    Groff,
 }
 
 impl Want {
@@ -17,6 +19,7 @@ impl Want {
         match self {
             Self::Namespaces => "namespaces",
             Self::SystemdAnalyze => "systemd-analyze",
+            Self::Groff => "groff",
         }
     }
 }
