@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::connect::{Stream, Target};
 use crate::exchange::{self, close, round_trip};
-use crate::machine::{Spent, Watched};
+use crate::machine::{Spent, Watched, kernel_memory};
 use crate::{Load, Messages, frame};
 
 /// Connections that are being opened at once: more would overflow queues that are no part of what is measured.
@@ -173,18 +173,30 @@ pub async fn idle(load: &Load, tunnels: usize, rounds: usize) -> anyhow::Result<
     let watched = load.watched();
     drop(open(&target, tunnels.min(100)).await?); // what is allocated once is no tunnel's
     settle(&watched).await?;
-    let before = watched.memory()?;
+    let (before, kernel_before) = (watched.memory()?, kernel_memory()?);
+    let mut kernel = 0;
     let (mut with, mut after) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
         let silent = open(&target, tunnels).await?;
         settle(&watched).await?;
         with.push(watched.memory()?);
+        kernel = kernel_memory()?.saturating_sub(kernel_before);
         drop(silent);
         settle(&watched).await?;
         after.push(watched.memory()?);
     }
     let each = with.iter().map(|with| (with.saturating_sub(before)) as f64 / tunnels as f64).collect::<Vec<_>>();
-    Ok(json!({ "tunnels": tunnels, "before": before, "with": with, "after": after, "bytes": each[0], "foreign": 0.0 }))
+    // The load's and the backend's socket, and the proxy's two.
+    let kernel_bytes = kernel as f64 / (4 * tunnels) as f64;
+    Ok(json!({
+        "tunnels": tunnels,
+        "before": before,
+        "with": with,
+        "after": after,
+        "bytes": each[0],
+        "kernel_bytes_a_socket": kernel_bytes,
+        "foreign": 0.0,
+    }))
 }
 
 /// Waits until the proxy does nothing any more.
