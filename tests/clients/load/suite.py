@@ -9,6 +9,7 @@ A block `sh no-run` of the document whose first line begins with "# the suite `l
 its own. Tools that take long to install or to run have their turn on demand: SPLICEWAY_LOAD="tsung artillery".
 """
 
+import contextlib
 import datetime
 import os
 import re
@@ -117,18 +118,30 @@ def commands():
 
 def few_ports(load):
     """A thousand ports, and more tunnels: an address has that many ports towards another one, in front of the gateway and
-    behind it. More addresses of clients and more endpoints have more."""
-    ports = Path("/proc/sys/net/ipv4/ip_local_port_range")
-    all_ports = ports.read_text()
-    ports.write_text("40000 40999")
+    behind it. More addresses of clients and more endpoints have more.
+
+    Each load has a thousand ports of its own: one that closed less than a second ago cannot be had again (tcp_tw_reuse)."""
     two_sources = "--tunnels 1500 --source 127.0.0.2 --source 127.0.0.3"
-    load.run_in_vain(f"{TUNNELS} ws://127.0.0.1:8000/echo{IN_VAIN} --tunnels 1500", "Cannot assign requested address")
-    load.run(f"{TUNNELS} ws://127.0.0.1:8000/echo {two_sources}")
-    load.run_in_vain(f"{TUNNELS} ws://127.0.0.1:8000/backend{IN_VAIN} {two_sources}", "HTTP 502")
+    with ports(40000):
+        load.run_in_vain(f"{TUNNELS} ws://127.0.0.1:8000/echo{IN_VAIN} --tunnels 1500", "Cannot assign requested address")
+    with ports(41000):
+        load.run(f"{TUNNELS} ws://127.0.0.1:8000/echo {two_sources}")
+    with ports(42000):
+        load.run_in_vain(f"{TUNNELS} ws://127.0.0.1:8000/backend{IN_VAIN} {two_sources}", "HTTP 502")
     causes = {line.get("cause") for line in load.gateway.lines if line.get("status") == 502}
     assert causes == {"cannot connect: Cannot assign requested address (os error 99)"}, causes
-    load.run(f"{TUNNELS} ws://127.0.0.1:8000/backend/of-two-endpoints {two_sources}")
-    ports.write_text(all_ports)
+    with ports(43000):
+        load.run(f"{TUNNELS} ws://127.0.0.1:8000/backend/of-two-endpoints {two_sources}")
+
+
+@contextlib.contextmanager
+def ports(first):
+    """A thousand from `first` on are all that a connection may come from, meanwhile."""
+    known = Path("/proc/sys/net/ipv4/ip_local_port_range")
+    all_ports = known.read_text()
+    known.write_text(f"{first} {first + 999}")
+    yield
+    known.write_text(all_ports)
 
 
 class Load:
@@ -149,7 +162,7 @@ class Load:
     def run(self, command, printed=None):
         print(f"  $ {command.strip()}", flush=True)
         code, output = self.shell(command)
-        assert code == 0, f"exit code {code}: {self.log.name}"
+        assert code == 0, f"exit code {code}: {output}"
         said = number(command, output)
         assert printed is None or number(command, printed) == said, f"{said}, and {DOCUMENT} has another number"
         until(lambda: descriptors(self.gateway), lambda now: now == self.descriptors)
