@@ -71,7 +71,7 @@ const SECTIONS: [Section; 6] = [
         &[
             ("SIGTERM, SIGINT", "drain: no new work, tunnels live on until drain.deadline; a second one cuts at once"),
             ("SIGUSR1", "opens the log file anew, after it was moved away"),
-            ("SIGHUP", "does nothing but say so: reload is not there yet"),
+            ("SIGHUP", "reads the configuration again: it is applied whole or not at all"),
         ],
     ),
     ("Environment", &[("SPLICEWAY_LOG", "directives of messages that win over log.level, such as \"debug\"")]),

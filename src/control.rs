@@ -1,6 +1,7 @@
-//! The control thread: signals, names, the log's rotation, the drain. Nothing of it ever runs on a worker; it speaks to
+//! The control thread: signals, reloads, names, the log's rotation, the drain. Nothing of it ever runs on a worker; it speaks to
 //! them through their inboxes and reads their cells.
 
+use std::collections::HashMap;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
@@ -11,19 +12,26 @@ use sd_notify::NotifyState;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep};
 
-use crate::config::{self, Drain};
+use crate::config::{Drain, Name};
+use crate::downstream::seat::{Budget, Budgets};
 use crate::gateway::Ended;
+use crate::listening::Addresses;
 use crate::proxy::Serving;
-use crate::socket::Listening;
+use crate::record::Sink;
+use crate::reload::{Retired, Source};
 use crate::telemetry::{Dropped, Output};
-use crate::upstream::{EndpointStates, resolve};
+use crate::upstream::resolve::{self, Departed};
+use crate::upstream::{EndpointStates, Upstream};
 use crate::worker::{Context, Message};
 
 /// How often it is looked at whether the log dropped lines.
 const LOG_CHECK: Duration = Duration::from_secs(5);
+
+/// How often it is looked at whether a configuration that was replaced is still in use.
+const FREE_CHECK: Duration = Duration::from_secs(1);
 
 /// Everything that outlives a configuration, and the workers.
 #[derive(Debug)]
@@ -34,10 +42,42 @@ pub struct Control {
     pub serving: Arc<Serving>,
     /// What is known of endpoints, whatever configuration they came with.
     pub states: Arc<EndpointStates>,
+    /// The listening sockets, which it owns.
+    pub addresses: Addresses,
+    /// The budgets of connections.
+    pub budgets: Budgets,
+    /// The budget of tunnels.
+    pub tunnels: Budget,
+    /// Where records go.
+    pub sink: Arc<Sink>,
     /// The log.
     pub output: Output,
     /// How to drain.
     pub drain: Drain,
+    /// Where another configuration comes from.
+    pub source: Source,
+    /// What it does beside.
+    pub tasks: Tasks,
+}
+
+/// What the control thread does beside hearing signals; all of it ends with it.
+#[derive(Debug, Default)]
+pub struct Tasks {
+    running: JoinSet<()>,
+    /// The look-ups of upstreams with names.
+    look_ups: HashMap<Name, (Arc<Upstream>, AbortHandle)>,
+    departures: Option<mpsc::UnboundedSender<Departed>>,
+    /// Configurations that were replaced and are still in use.
+    pub retired: Vec<Retired>,
+}
+
+impl Tasks {
+    /// Does this, too, until it is done.
+    pub fn spawn(&mut self, task: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
+        // Those that are done are forgotten here, at the latest.
+        while self.running.try_join_next().is_some() {}
+        self.running.spawn(task)
+    }
 }
 
 /// A worker as the control thread holds it.
@@ -104,56 +144,95 @@ struct Signals {
 }
 
 impl Control {
-    /// Runs the gateway to its end. `listening` are the sockets that it owns until then.
-    pub fn run(self, ears: Ears, stop: Stop, listening: Vec<(Arc<config::Listener>, Vec<Listening>)>) -> Ended {
+    /// Runs the gateway to its end.
+    pub fn run(self, ears: Ears, stop: Stop) -> Ended {
         let Ears { runtime, signals } = ears;
-        let ended = runtime.block_on(self.serve(signals, stop, listening));
+        let ended = runtime.block_on(self.serve(signals, stop));
         // A look-up blocks a thread for as long as the machine's resolver has patience: the end does not wait for it.
         runtime.shutdown_background();
         ended
     }
 
-    async fn serve(
-        mut self,
-        mut signals: Signals,
-        mut stop: Stop,
-        listening: Vec<(Arc<config::Listener>, Vec<Listening>)>,
-    ) -> Ended {
-        let look_ups = self.keep_names();
+    async fn serve(mut self, mut signals: Signals, mut stop: Stop) -> Ended {
+        let (departures, mut departed) = mpsc::unbounded_channel();
+        self.tasks.departures = Some(departures);
+        self.keep_names();
         tracing::info!(workers = self.workers.len(), "serving");
         tell_service_manager(NotifyState::Ready);
-        self.until_end(&mut signals, &mut stop).await;
+        self.until_end(&mut signals, &mut stop, &mut departed).await;
         tracing::info!(deadline = ?self.drain.deadline, open = self.open(), "draining");
         tell_service_manager(NotifyState::Stopping);
         // The workers take what waits in the queues; their duplicates keep the sockets open until they have.
-        drop(listening);
-        self.tell(Message::Drain);
+        self.addresses = Addresses::default();
+        self.tell(|| Message::Drain);
         self.until_drained(&mut signals, &mut stop).await;
-        drop(look_ups);
         self.conclude()
     }
 
-    /// Looks names up from now on, as tasks of this thread.
-    fn keep_names(&self) -> JoinSet<()> {
-        let mut look_ups = JoinSet::new();
-        for upstream in self.serving.upstreams().filter(|upstream| upstream.names().next().is_some()) {
-            look_ups.spawn(resolve::keep_resolved(Arc::clone(upstream), Arc::clone(&self.states)));
+    /// Looks the names of the configuration in force up from now on. Upstreams that are what they were go on as they are.
+    pub fn keep_names(&mut self) {
+        let Some(departures) = self.tasks.departures.clone() else { return };
+        let upstreams: Vec<_> = self.serving.upstreams().filter(|u| u.names().next().is_some()).cloned().collect();
+        let is_kept = |known: &Arc<Upstream>| upstreams.iter().any(|upstream| Arc::ptr_eq(upstream, known));
+        for (_, (_, gone)) in self.tasks.look_ups.extract_if(|_, (known, _)| !is_kept(known)) {
+            gone.abort();
         }
-        look_ups
+        for upstream in upstreams {
+            if !self.tasks.look_ups.contains_key(&upstream.config.name) {
+                let (states, departures) = (Arc::clone(&self.states), departures.clone());
+                let task = self.tasks.spawn(resolve::keep_resolved(Arc::clone(&upstream), states, departures));
+                self.tasks.look_ups.insert(upstream.config.name.clone(), (upstream, task));
+            }
+        }
     }
 
     /// Serves until it is asked to end.
-    async fn until_end(&self, signals: &mut Signals, stop: &mut Stop) {
+    async fn until_end(
+        &mut self,
+        signals: &mut Signals,
+        stop: &mut Stop,
+        departed: &mut mpsc::UnboundedReceiver<Departed>,
+    ) {
         let mut check = log_check();
+        let mut free = interval(FREE_CHECK);
+        free.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 () = either(&mut signals.terminate, &mut signals.interrupt) => return,
                 () = stop.asked() => return,
-                _ = signals.hangup.recv() => refuse_reload(),
+                _ = signals.hangup.recv() => {
+                    // What the file takes to be read may be long; the end does not wait for it.
+                    let ended = tokio::select! {
+                        () = either(&mut signals.terminate, &mut signals.interrupt) => true,
+                        () = stop.asked() => true,
+                        () = self.reload() => false,
+                    };
+                    if ended {
+                        return;
+                    }
+                }
+                Some((upstream, gone)) = departed.recv() => {
+                    self.see_to_departed(gone, upstream.config.on_removed);
+                }
+                _ = free.tick() => self.free_retired(),
                 _ = signals.user1.recv() => self.reopen_log(),
                 _ = check.tick() => tell_dropped_lines(&self.output),
             }
         }
+    }
+
+    /// Goes over to what the file says now, or says why not.
+    async fn reload(&mut self) {
+        tell_service_manager(NotifyState::Reloading);
+        let (serving, states) = (Arc::clone(&self.serving), Arc::clone(&self.states));
+        let result = match self.source.prepare(serving, states).await {
+            Ok(prepared) => self.apply(prepared).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = result {
+            tracing::error!("the reload is refused, and the configuration stays as it is: {error}");
+        }
+        tell_service_manager(NotifyState::Ready);
     }
 
     /// Waits for the workers; when the deadline has passed or a second signal has come, what is left is cut.
@@ -180,7 +259,7 @@ impl Control {
                 _ = check.tick() => tell_dropped_lines(&self.output),
             }
         }
-        self.tell(Message::HardStop);
+        self.tell(|| Message::HardStop);
         all_ended(&mut self.workers).await;
     }
 
@@ -202,10 +281,10 @@ impl Control {
         Ended { cut }
     }
 
-    fn tell(&self, message: Message) {
+    fn tell(&self, message: impl Fn() -> Message) {
         for worker in &self.workers {
             // A worker that has ended has nothing left to be told.
-            let _ = worker.orders.send(message);
+            let _ = worker.orders.send(message());
         }
     }
 
@@ -240,7 +319,7 @@ async fn either(one: &mut Signal, other: &mut Signal) {
 }
 
 fn refuse_reload() {
-    tracing::warn!("SIGHUP: reload is not there yet; the configuration stays as it is");
+    tracing::error!("the reload is refused: the gateway drains");
 }
 
 /// When it is looked whether lines of the log were dropped.

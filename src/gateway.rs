@@ -5,24 +5,24 @@
 use std::fmt;
 use std::io;
 use std::num::NonZeroUsize;
-use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 
 use tokio::sync::{Semaphore, mpsc};
 
-use crate::config::{self, Config, ConnectionLimit, Name};
+use crate::config::{Config, ConnectionLimit, Name};
 use crate::control::{self, Control, Ears, WorkerHandle};
 use crate::downstream::addr::ListenAddr;
-use crate::downstream::listener::Listener;
-use crate::downstream::per_client::ClientBudget;
-use crate::downstream::seat::ConnectionBudget;
+use crate::downstream::seat::{Budget, Budgets};
+use crate::listening::Addresses;
 use crate::proxy::Serving;
 use crate::record::Sink;
-use crate::socket::{self, BindError, Listening};
+use crate::reload::Source;
+use crate::socket::{self, BindError};
 use crate::telemetry::Output;
 use crate::upstream::EndpointStates;
-use crate::worker::{Context, Worker};
+use crate::worker::{Change, Context, Worker};
 
 /// Descriptors that are not connections: the log, the listening sockets, the runtimes, and room to breathe.
 const RESERVED_DESCRIPTORS: u64 = 256;
@@ -31,13 +31,15 @@ const RESERVED_DESCRIPTORS: u64 = 256;
 #[derive(Debug)]
 pub struct Bound {
     config: Config,
-    listening: Vec<(Arc<config::Listener>, Vec<Listening>)>,
-    connections: usize,
+    file: Option<PathBuf>,
+    addresses: Addresses,
+    descriptors: u64,
+    connections: NonZeroUsize,
     output: Output,
     ears: Ears,
 }
 
-/// Why a gateway cannot start.
+/// Why a gateway cannot start, or cannot go over to another configuration.
 #[derive(Debug)]
 pub enum StartError {
     /// An address cannot be listened on.
@@ -69,24 +71,20 @@ impl Bound {
         let descriptors = socket::raise_descriptors();
         let connections = connection_limit(config.limits.connections, descriptors)?;
         tracing::info!(descriptors, connections, "descriptors");
-        let workers = config.gateway.workers.get();
-        let mut listening = Vec::new();
-        for listener in &config.listeners {
-            let mut addresses = Vec::new();
-            for bind in &listener.binds {
-                let bound = socket::listen(*bind, workers, &config.tcp);
-                addresses.extend(bound.map_err(|error| StartError::Bind(listener.name.clone(), error))?);
-            }
-            listening.push((Arc::clone(listener), addresses));
-        }
-        Ok(Self { config, listening, connections, output, ears })
+        let addresses = Addresses::default().followed_by(&config);
+        let addresses = addresses.map_err(|(listener, error)| StartError::Bind(listener, error))?;
+        Ok(Self { config, file: None, addresses, descriptors, connections, output, ears })
+    }
+
+    /// A reload reads this file; without one there is nothing to reload.
+    #[must_use]
+    pub fn reloading(self, file: &Path) -> Self {
+        Self { file: Some(file.to_owned()), ..self }
     }
 
     /// Where it listens, listener by listener.
     pub fn addresses(&self) -> impl Iterator<Item = (&Name, ListenAddr)> {
-        self.listening
-            .iter()
-            .flat_map(|(listener, bound)| bound.iter().map(move |listening| (&listener.name, listening.address)))
+        self.addresses.all().map(|(listener, listening)| (&listener.name, listening.address))
     }
 
     /// Serves until a signal or `stop` ends it.
@@ -94,83 +92,63 @@ impl Bound {
         for (listener, address) in self.addresses() {
             tracing::info!(%listener, %address, "listening");
         }
-        let Self { config, listening, connections, output, ears } = self;
+        let Self { config, file, addresses, descriptors, connections, output, ears } = self;
         let sink = Arc::new(Sink::new(
             output.lines(),
             config.log.format,
             config.log.records,
             Arc::clone(&config.gateway.name),
         ));
-        let tunnels = config.limits.tunnels.map(|limit| semaphore(limit.get()));
-        let per_client = config.limits.connections_per_client;
-        let workers = config.gateway.workers.get();
-        let drain = config.drain;
+        let tunnels = Budget::new(config.limits.tunnels);
+        let mut budgets = Budgets::new(connections, config.limits.connections_per_client);
+        let (workers, drain) = (config.gateway.workers.get(), config.drain);
         let states = Arc::new(EndpointStates::default());
         let serving = Arc::new(Serving::new(config, &states));
-        let budgets = budgets(&listening, connections, per_client);
         let mut handles = Vec::new();
         for index in 0..workers {
-            let context = Context::new(Arc::clone(&serving), Arc::clone(&sink), tunnels.clone());
-            let listeners = listeners_of(index, &listening, &budgets).map_err(StartError::Thread)?;
-            handles.push(start(index, Arc::new(context), listeners)?);
+            let context = Context::new(Arc::clone(&serving), Arc::clone(&sink), Arc::clone(tunnels.places()));
+            let first = Change {
+                serving: Arc::clone(&serving),
+                policies: addresses.policies(&mut budgets),
+                opened: addresses.of_worker(index, &Addresses::default()).map_err(StartError::Thread)?,
+                done: mpsc::channel(1).0,
+            };
+            handles.push(start(index, Arc::new(context), first)?);
         }
-        let control = Control { workers: handles, serving, states, output, drain };
-        Ok(control.run(ears, stop, listening))
+        let source = Source { file, descriptors };
+        let control = Control {
+            workers: handles,
+            serving,
+            states,
+            addresses,
+            budgets,
+            tunnels,
+            sink,
+            output,
+            drain,
+            source,
+            tasks: control::Tasks::default(),
+        };
+        Ok(control.run(ears, stop))
     }
 }
 
-fn connection_limit(asked: ConnectionLimit, descriptors: u64) -> Result<usize, StartError> {
+/// What `limits.connections` comes to with so many descriptors.
+pub fn connection_limit(asked: ConnectionLimit, descriptors: u64) -> Result<NonZeroUsize, StartError> {
     // A connection that is a tunnel has two sockets.
     let fits = usize::try_from(descriptors.saturating_sub(RESERVED_DESCRIPTORS) / 2).unwrap_or(usize::MAX);
-    let fits = fits.clamp(1, Semaphore::MAX_PERMITS);
+    let fits = NonZeroUsize::new(fits.min(Semaphore::MAX_PERMITS)).unwrap_or(NonZeroUsize::MIN);
     match asked {
         ConnectionLimit::Auto => Ok(fits),
-        ConnectionLimit::Count(asked) if asked.get() <= fits => Ok(asked.get()),
-        ConnectionLimit::Count(asked) => Err(StartError::TooManyConnections { asked: asked.get(), fits }),
+        ConnectionLimit::Count(asked) if asked <= fits => Ok(asked),
+        ConnectionLimit::Count(asked) => Err(StartError::TooManyConnections { asked: asked.get(), fits: fits.get() }),
     }
-}
-
-fn semaphore(places: usize) -> Arc<Semaphore> {
-    Arc::new(Semaphore::new(places.min(Semaphore::MAX_PERMITS)))
-}
-
-fn budgets(
-    listening: &[(Arc<config::Listener>, Vec<Listening>)],
-    connections: usize,
-    per_client: Option<NonZeroUsize>,
-) -> Vec<ConnectionBudget> {
-    let gateway = semaphore(connections);
-    let per_client = per_client.map(ClientBudget::new);
-    let budget =
-        |listener: &config::Listener| ConnectionBudget::new(Arc::clone(&gateway), per_client.clone(), &listener.limits);
-    listening.iter().map(|(listener, _)| budget(listener)).collect()
-}
-
-/// One worker's sockets: of each address the one that is its own.
-fn listeners_of(
-    worker: usize,
-    listening: &[(Arc<config::Listener>, Vec<Listening>)],
-    budgets: &[ConnectionBudget],
-) -> io::Result<Vec<Listener>> {
-    let mut listeners = Vec::new();
-    for ((config, bound), budget) in listening.iter().zip(budgets) {
-        for listening in bound {
-            let socket: OwnedFd = listening.sockets[worker].try_clone()?;
-            listeners.push(Listener {
-                config: Arc::clone(config),
-                budget: budget.clone(),
-                address: listening.address,
-                socket,
-            });
-        }
-    }
-    Ok(listeners)
 }
 
 /// Starts a worker's thread.
-fn start(index: usize, context: Arc<Context>, listeners: Vec<Listener>) -> Result<WorkerHandle, StartError> {
+fn start(index: usize, context: Arc<Context>, first: Change) -> Result<WorkerHandle, StartError> {
     let (orders, inbox) = mpsc::unbounded_channel();
-    let worker = Worker { context: Arc::clone(&context), listeners, inbox };
+    let worker = Worker { context: Arc::clone(&context), first, inbox };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Thread)?;
     let (ended, end) = tokio::sync::oneshot::channel();
     let thread = thread::Builder::new().name(format!("worker-{index}")).spawn(move || {

@@ -18,9 +18,12 @@
 
 pub mod gateway;
 
+pub mod change;
 pub mod control;
+pub mod reload;
 pub mod worker;
 
+pub mod listening;
 pub mod socket;
 
 pub mod registry;

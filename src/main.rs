@@ -73,20 +73,20 @@ fn refuse(error: &ConfigError) -> ExitCode {
 fn run(file: Option<&Path>) -> ExitCode {
     let Some(file) = file else { return demonstrate() };
     match Config::load(file) {
-        Ok(config) => serve(config, None),
+        Ok(config) => serve(config, Some(file), None),
         Err(error) => refuse(&error),
     }
 }
 
 fn demonstrate() -> ExitCode {
     match demonstration::start() {
-        Ok(config) => serve(config, Some(demonstration::GREETING)),
+        Ok(config) => serve(config, None, Some(demonstration::GREETING)),
         Err(error) => cannot_start(&error),
     }
 }
 
-/// `greeting` is said once everything is bound, so that it is never said in vain.
-fn serve(config: Config, greeting: Option<&str>) -> ExitCode {
+/// `file` is what a reload reads again. `greeting` is said once everything is bound, so that it is never said in vain.
+fn serve(config: Config, file: Option<&Path>, greeting: Option<&str>) -> ExitCode {
     let log = config.log.clone();
     let output = match Output::open(&log.file) {
         Ok(output) => output,
@@ -97,7 +97,10 @@ fn serve(config: Config, greeting: Option<&str>) -> ExitCode {
         tracing::warn!("{warning}");
     }
     let bound = match Bound::bind(config, output) {
-        Ok(bound) => bound,
+        Ok(bound) => match file {
+            Some(file) => bound.reloading(file),
+            None => bound,
+        },
         Err(error) => return cannot_start(&error),
     };
     if let Some(greeting) = greeting {

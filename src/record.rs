@@ -8,9 +8,8 @@ use std::fmt::{self, Write as _};
 use std::hash::{BuildHasher, Hasher};
 use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Instant, SystemTime};
 
 use http::{Method, StatusCode};
@@ -25,6 +24,16 @@ use crate::tunnel::{EndedBy, TunnelEnd};
 #[derive(Debug)]
 pub struct Sink {
     lines: NonBlocking,
+    // Written by a reload alone, so that a lock is no more than a count of its readers.
+    style: RwLock<Style>,
+    /// Whether there are none at all: asked for each request, and by all workers.
+    off: AtomicBool,
+}
+
+/// What a configuration says of records. One that has been written is as the configuration is then, whatever it was when
+/// its tunnel began: a log has one format.
+#[derive(Debug, Clone)]
+struct Style {
     format: LogFormat,
     records: Records,
     gateway: Arc<str>,
@@ -33,9 +42,33 @@ pub struct Sink {
 impl Sink {
     /// Writes the records of `gateway` as the configuration's `[log]` has it.
     pub fn new(lines: NonBlocking, format: LogFormat, records: Records, gateway: Arc<str>) -> Self {
-        Self { lines, format, records, gateway }
+        let off = AtomicBool::new(records == Records::Off);
+        Self { lines, style: RwLock::new(Style { format, records, gateway }), off }
     }
 
+    /// Writes from now on as another configuration has it.
+    pub fn restyle(&self, format: LogFormat, records: Records, gateway: Arc<str>) {
+        self.off.store(records == Records::Off, Ordering::Relaxed);
+        *self.style.write().unwrap_or_else(PoisonError::into_inner) = Style { format, records, gateway };
+    }
+
+    fn style(&self) -> RwLockReadGuard<'_, Style> {
+        self.style.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes a record, if it is one of those that are wanted.
+    fn take(&self, fields: &Fields) {
+        let style = self.style();
+        if style.wants(fields) {
+            let line = style.line(fields);
+            drop(style);
+            // The queue takes it or counts it as dropped; it never fails and never waits.
+            let _ = self.lines.clone().write_all(line.as_bytes());
+        }
+    }
+}
+
+impl Style {
     fn wants(&self, fields: &Fields) -> bool {
         match self.records {
             Records::All => true,
@@ -45,7 +78,7 @@ impl Sink {
         }
     }
 
-    fn write(&self, fields: &Fields) {
+    fn line(&self, fields: &Fields) -> String {
         let pairs = fields.pairs(&self.gateway);
         let mut line = match self.format {
             LogFormat::Json => json_line(&pairs),
@@ -53,8 +86,7 @@ impl Sink {
         };
         escape_hidden(&mut line);
         line.push('\n');
-        // The queue takes it or counts it as dropped; it never fails and never waits.
-        let _ = self.lines.clone().write_all(line.as_bytes());
+        line
     }
 }
 
@@ -180,7 +212,8 @@ impl Record {
 
     /// What the head said. Copied: the head's own bytes would pin hyper's whole read buffer for the life of a tunnel.
     pub fn asks(&mut self, method: &Method, host: Option<&str>, path: &str) {
-        if self.sink.records == Records::Off {
+        // A tunnel that began so has no more to tell when there are records again.
+        if self.sink.off.load(Ordering::Relaxed) {
             return;
         }
         self.fields.method = Some(method.clone());
@@ -258,9 +291,7 @@ impl Drop for Record {
         if std::thread::panicking() {
             self.because("the gateway failed: a task panicked");
         }
-        if self.sink.wants(&self.fields) {
-            self.sink.write(&self.fields);
-        }
+        self.sink.take(&self.fields);
     }
 }
 

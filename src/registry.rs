@@ -6,12 +6,14 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::task::Waker;
 
 use tokio::sync::Notify;
 
+use crate::config::Name;
 use crate::downstream::addr::ClientAddr;
+use crate::upstream::endpoint::EndpointState;
 
 /// All that is open on one worker.
 #[derive(Debug, Default)]
@@ -29,6 +31,18 @@ pub struct Entry {
     kind: AtomicU8,
     order: AtomicU8,
     task: Mutex<Option<Waker>>,
+    tunnel: OnceLock<Belongs>,
+}
+
+/// What a tunnel belongs to: by name and interned state, so that it outlives the configuration that it began with.
+#[derive(Debug)]
+pub struct Belongs {
+    /// Its route.
+    pub route: Name,
+    /// The endpoint that it uses; None where its server is the gateway itself.
+    pub endpoint: Option<Arc<EndpointState>>,
+    /// Which configuration of this process it began with.
+    pub generation: u64,
 }
 
 /// What an entry is at the moment.
@@ -51,6 +65,12 @@ pub enum Order {
     Go,
     /// End when what is under way is done; a tunnel lives on.
     Drain,
+    /// Of a tunnel: end now, for its route has changed.
+    RouteChanged,
+    /// Of a tunnel: end now, for its route is gone.
+    RouteRemoved,
+    /// Of a tunnel: end now, for its endpoint is gone.
+    EndpointRemoved,
     /// End now.
     HardStop,
 }
@@ -71,6 +91,7 @@ impl Registry {
             kind: AtomicU8::new(Kind::Connection as u8),
             order: AtomicU8::new(Order::Go as u8),
             task: Mutex::new(None),
+            tunnel: OnceLock::new(),
         });
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         self.lock().insert(number, Arc::clone(&entry));
@@ -90,6 +111,13 @@ impl Registry {
             entry.give(order);
         }
         open
+    }
+
+    /// The tunnels for which `wanted` has something, with it. The registry is locked only while the entries are copied out.
+    pub fn tunnels_of<T>(&self, wanted: impl Fn(&Belongs) -> Option<T>) -> Vec<(Weak<Entry>, T)> {
+        let entries: Vec<_> = self.lock().values().cloned().collect();
+        let with_fate = |entry: &Arc<Entry>| Some((Arc::downgrade(entry), wanted(entry.tunnel.get()?)?));
+        entries.iter().filter_map(with_fate).collect()
     }
 
     /// How many entries there are.
@@ -148,6 +176,9 @@ impl Entry {
         match self.order.load(Ordering::Acquire) {
             0 => Order::Go,
             1 => Order::Drain,
+            2 => Order::RouteChanged,
+            3 => Order::RouteRemoved,
+            4 => Order::EndpointRemoved,
             _ => Order::HardStop,
         }
     }
@@ -162,7 +193,8 @@ impl Entry {
         }
     }
 
-    fn give(&self, order: Order) {
+    /// Gives it an order, unless it has a harder one.
+    pub fn give(&self, order: Order) {
         self.order.fetch_max(order as u8, Ordering::AcqRel);
         // The waker stays: a tunnel names its task once in its life, and an order to drain is followed by one to end.
         let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -179,7 +211,8 @@ impl Registration {
     }
 
     /// From now on the entry is a tunnel, of another task.
-    pub fn becomes_tunnel(&self) {
+    pub fn becomes_tunnel(&self, belongs: Belongs) {
+        self.entry.tunnel.set(belongs).expect("a connection becomes a tunnel once");
         self.entry.kind.store(Kind::Tunnel as u8, Ordering::Relaxed);
     }
 }
@@ -202,6 +235,10 @@ mod tests {
 
     use super::*;
 
+    fn belongs(route: &str) -> Belongs {
+        Belongs { route: Name::new(route).unwrap(), endpoint: None, generation: 1 }
+    }
+
     fn client() -> ClientAddr {
         ClientAddr(([192, 0, 2, 1], 5000).into())
     }
@@ -211,7 +248,7 @@ mod tests {
         let registry = Arc::new(Registry::default());
         let first = registry.enter(client());
         let second = registry.enter(client());
-        second.becomes_tunnel();
+        second.becomes_tunnel(belongs("a"));
         assert_eq!(registry.order(Order::Drain), Open { connections: 1, tunnels: 1 });
         first.entry().closes();
         assert_eq!(registry.order(Order::Drain), Open { connections: 0, tunnels: 1 });
@@ -236,6 +273,21 @@ mod tests {
         registry.order(Order::Drain);
         registry.order(Order::HardStop);
         assert_eq!(woken.0.load(Ordering::Relaxed), 2);
+    }
+
+    #[test]
+    fn a_walk_finds_tunnels_by_what_they_belong_to_and_no_connections() {
+        let registry = Arc::new(Registry::default());
+        let (_connection, one, other) = (registry.enter(client()), registry.enter(client()), registry.enter(client()));
+        one.becomes_tunnel(belongs("a"));
+        other.becomes_tunnel(belongs("b"));
+        let walk = || registry.tunnels_of(|of| (of.route.as_str() == "a").then_some(Order::RouteChanged));
+        let found = walk();
+        assert_eq!(found.len(), 1);
+        found[0].0.upgrade().unwrap().give(found[0].1);
+        assert_eq!((one.entry().ordered(), other.entry().ordered()), (Order::RouteChanged, Order::Go));
+        drop(one);
+        assert!(found[0].0.upgrade().is_none() && walk().is_empty());
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -57,17 +58,26 @@ impl fmt::Display for BindError {
 // The cause is part of the line above, in words; it would be told twice as a source.
 impl std::error::Error for BindError {}
 
-/// Binds one entry of `bind` for `workers` workers.
+/// Binds one entry of `bind` for `workers` workers; `known` gives the sockets of an address that is bound already.
 ///
 /// `*:port` is both families; on a machine without IPv6 it is IPv4 alone.
-pub fn listen(bind: Bind, workers: usize, tcp: &Tcp) -> Result<Vec<Listening>, BindError> {
+pub fn listen(
+    bind: Bind,
+    workers: usize,
+    tcp: &Tcp,
+    known: impl Fn(SocketAddr) -> Option<Arc<Listening>>,
+) -> Result<Vec<Arc<Listening>>, BindError> {
+    let listen_on = |address| match known(address) {
+        Some(known) => Ok(known),
+        None => listen_on(address, workers, tcp).map(Arc::new),
+    };
     match bind {
-        Bind::Address(address) => Ok(vec![listen_on(address, workers, tcp)?]),
+        Bind::Address(address) => Ok(vec![listen_on(address)?]),
         Bind::Every(port) => {
-            let four = listen_on((Ipv4Addr::UNSPECIFIED, port).into(), workers, tcp)?;
+            let four = listen_on((Ipv4Addr::UNSPECIFIED, port).into())?;
             // Port 0 means one port, the same in both families.
             let port = four.address.0.port();
-            match listen_on((Ipv6Addr::UNSPECIFIED, port).into(), workers, tcp) {
+            match listen_on((Ipv6Addr::UNSPECIFIED, port).into()) {
                 Ok(six) => Ok(vec![four, six]),
                 Err(error) if without_ipv6(&error.source) => Ok(vec![four]),
                 Err(error) => Err(error),
@@ -114,6 +124,22 @@ fn socket(address: SocketAddr, tcp: &Tcp) -> io::Result<Socket> {
     // Accepted sockets inherit these from the one that listens: no system call for each connection.
     set_options(&SockRef::from(&socket), tcp)?;
     Ok(socket)
+}
+
+impl Listening {
+    /// One more descriptor of one worker's socket, to accept with.
+    pub fn of_worker(&self, worker: usize) -> io::Result<OwnedFd> {
+        self.sockets[worker].try_clone()
+    }
+
+    /// Connections that are accepted from now on have these options. Best effort: the address is being served.
+    pub fn set_options(&self, tcp: &Tcp) {
+        for socket in &self.sockets {
+            if let Err(error) = set_options(&SockRef::from(socket), tcp) {
+                tracing::error!(address = %self.address, %error, "the options of a listening socket cannot be changed");
+            }
+        }
+    }
 }
 
 fn backlog(tcp: &Tcp) -> i32 {

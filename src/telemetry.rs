@@ -6,15 +6,17 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, OnceLock, mpsc};
 use std::thread;
 use std::time::Duration;
 
+use tracing::Subscriber;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::time::FormatTime;
-use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::layer::{Layered, SubscriberExt};
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 
 use crate::config::{self, Log, LogFile, LogFormat};
 
@@ -35,9 +37,28 @@ pub struct Output {
     told: AtomicUsize,
     unwritten: Arc<AtomicUsize>,
     reopen: Arc<AtomicBool>,
+    /// What a reload changes; None where nothing was installed.
+    messages: OnceLock<Messages>,
     /// None only while it is dropped.
     writer: Option<WorkerGuard>,
 }
+
+/// A layer that writes messages, of whatever format.
+type Format<S> = Box<dyn Layer<S> + Send + Sync>;
+
+/// How messages are chosen and written, so that it can be changed while they are.
+struct Messages {
+    level: reload::Handle<EnvFilter, Registry>,
+    format: reload::Handle<Format<Filtered>, Filtered>,
+}
+
+impl fmt::Debug for Messages {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Messages").field("level", &self.level).finish_non_exhaustive()
+    }
+}
+
+type Filtered = Layered<reload::Layer<EnvFilter, Registry>, Registry>;
 
 impl Output {
     /// Opens the configured file and starts the thread that writes.
@@ -51,7 +72,15 @@ impl Output {
             .thread_name("log")
             .finish(destination);
         let dropped = lines.error_counter();
-        Ok(Self { lines, dropped, told: AtomicUsize::new(0), unwritten, reopen, writer: Some(writer) })
+        Ok(Self {
+            lines,
+            dropped,
+            told: AtomicUsize::new(0),
+            unwritten,
+            reopen,
+            messages: OnceLock::new(),
+            writer: Some(writer),
+        })
     }
 
     /// Where records are written.
@@ -61,15 +90,35 @@ impl Output {
 
     /// Makes `tracing` write here, and panics too.
     pub fn install(&self, log: &Log) {
-        let filter = EnvFilter::new(wanted_level().unwrap_or_else(|| log.level.clone()));
-        let registry = tracing_subscriber::registry().with(filter);
-        let layer = tracing_subscriber::fmt::layer().with_writer(self.lines()).with_ansi(false).with_target(false);
+        let wanted = wanted_level().unwrap_or_else(|| log.level.clone());
+        let (filter, level) = reload::Layer::new(EnvFilter::new(wanted));
+        let (layer, format) = reload::Layer::new(self.format(log.format));
         // A second gateway in one process (tests) keeps the first one's subscriber.
-        let _ = match log.format {
-            LogFormat::Text => registry.with(layer.with_timer(Clock)).try_init(),
-            LogFormat::Json => registry.with(layer.with_timer(Clock).json().flatten_event(true)).try_init(),
-        };
+        if tracing_subscriber::registry().with(filter).with(layer).try_init().is_ok() {
+            self.messages.get_or_init(|| Messages { level, format });
+        }
         std::panic::set_hook(Box::new(|panic| tracing::error!(%panic, "a task panicked; its connection ends")));
+    }
+
+    /// Messages are chosen and written as this configuration has it from now on. What the environment wants still wins.
+    pub fn change(&self, log: &Log) {
+        let Some(messages) = self.messages.get() else { return };
+        // Fails only when the subscriber is gone, and nothing ends it before the process does.
+        let _ = messages.format.reload(self.format(log.format));
+        if wanted_level().is_none() {
+            let _ = messages.level.reload(EnvFilter::new(&log.level));
+        }
+    }
+
+    fn format<S>(&self, format: LogFormat) -> Format<S>
+    where
+        S: Subscriber + for<'a> LookupSpan<'a>,
+    {
+        let layer = tracing_subscriber::fmt::layer().with_writer(self.lines()).with_ansi(false).with_target(false);
+        match format {
+            LogFormat::Text => layer.with_timer(Clock).boxed(),
+            LogFormat::Json => layer.with_timer(Clock).json().flatten_event(true).boxed(),
+        }
     }
 
     /// The file is opened anew before the next line (log rotation has moved it).

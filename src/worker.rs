@@ -3,28 +3,46 @@
 //!
 //! Tasks of a worker are spawned here and nowhere else, so that what runs on it is what this file says.
 
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{Semaphore, mpsc, watch};
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::cells::Cell;
-use crate::config::Tcp;
+use crate::downstream::addr::ListenAddr;
 use crate::downstream::connection::{self, Accepted};
-use crate::downstream::listener::Listener;
+use crate::downstream::listener::{Listener, Policy};
 use crate::proxy::{self, Serving};
 use crate::record::Sink;
 use crate::registry::{Open, Order, Registry};
 use crate::upstream::pool::{self, Pool};
 
 /// What the control thread tells a worker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Message {
+    /// Serve by another configuration.
+    Serve(Change),
     /// Take nothing new, end what is idle, let the rest end.
     Drain,
     /// End everything now.
     HardStop,
+}
+
+/// Another configuration, as one worker gets it. Everything in it has been made elsewhere: to take it is to put pointers in
+/// the places of others.
+#[derive(Debug)]
+pub struct Change {
+    /// What requests are served by from now on.
+    pub serving: Arc<Serving>,
+    /// How connections are treated, for each address that is configured.
+    pub policies: Vec<(ListenAddr, Policy)>,
+    /// The sockets of addresses that were not configured before.
+    pub opened: Vec<(ListenAddr, OwnedFd)>,
+    /// Dropped when it is in force here.
+    pub done: mpsc::Sender<()>,
 }
 
 /// How far a worker's life is.
@@ -45,10 +63,8 @@ pub struct Context {
     pub sink: Arc<Sink>,
     /// This worker's counters.
     pub cell: Arc<Cell>,
-    /// The gateway's budget of tunnels; None is "off".
-    pub tunnels: Option<Arc<Semaphore>>,
-    /// Options of sockets towards backends.
-    pub tcp: Tcp,
+    /// The gateway's budget of tunnels.
+    pub tunnels: Arc<Semaphore>,
     /// Connections to backends that wait for the next request.
     pub pool: Pool,
     /// How far its life is.
@@ -58,13 +74,12 @@ pub struct Context {
 
 impl Context {
     /// A context that serves by `serving` until it is given another.
-    pub fn new(serving: Arc<Serving>, sink: Arc<Sink>, tunnels: Option<Arc<Semaphore>>) -> Self {
+    pub fn new(serving: Arc<Serving>, sink: Arc<Sink>, tunnels: Arc<Semaphore>) -> Self {
         Self {
             registry: Arc::default(),
             sink,
             cell: Arc::default(),
             tunnels,
-            tcp: serving.config.tcp,
             pool: Pool::default(),
             stage: watch::Sender::new(Stage::Serving),
             serving: Mutex::new(serving),
@@ -74,6 +89,11 @@ impl Context {
     /// The configuration as it is now; a request keeps the one that it began with.
     pub fn serving(&self) -> Arc<Serving> {
         Arc::clone(&self.serving.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn serve_by(&self, serving: Arc<Serving>) {
+        // The control thread holds the old one until nobody else does: ten thousand routes are not freed here.
+        *self.serving.lock().unwrap_or_else(PoisonError::into_inner) = serving;
     }
 
     /// Whether new work is refused.
@@ -87,8 +107,8 @@ impl Context {
 pub struct Worker {
     /// What its connections share.
     pub context: Arc<Context>,
-    /// Its sockets.
-    pub listeners: Vec<Listener>,
+    /// What it serves first, its sockets among it.
+    pub first: Change,
     /// What the control thread tells it.
     pub inbox: mpsc::UnboundedReceiver<Message>,
 }
@@ -97,30 +117,83 @@ impl Worker {
     /// Runs until it has been drained or stopped. A plain future: a thread with its own runtime drives it, and so can a
     /// test.
     pub async fn run(self) {
-        let Self { context, listeners, mut inbox } = self;
-        let mut accepting: Vec<_> =
-            listeners.into_iter().map(|listener| spawn(listener.run(Arc::clone(&context)))).collect();
+        let Self { context, first, mut inbox } = self;
+        let mut accepting = Accepting::default();
+        accepting.serve(first, &context);
         let sweeper = spawn(sweep_pool(Arc::clone(&context)));
-        let first = inbox.recv().await.unwrap_or(Message::HardStop);
-        if first == Message::Drain {
+        let last = loop {
+            match inbox.recv().await {
+                Some(Message::Serve(change)) => accepting.serve(change, &context),
+                other => break other,
+            }
+        };
+        if let Some(Message::Drain) = last {
             context.stage.send_replace(Stage::Draining);
             // What waits in the accept queues belongs to the drain, so its end is waited for before the walk.
-            for accepting in accepting.drain(..) {
-                let _ = accepting.await;
-            }
+            accepting.ended().await;
             context.registry.order(Order::Drain);
             tokio::select! {
                 () = context.registry.empty() => return,
                 _ = inbox.recv() => {}
             }
         }
-        for accepting in accepting {
-            accepting.abort();
-        }
+        accepting.abort();
         sweeper.abort();
         let Open { connections, tunnels } = context.registry.order(Order::HardStop);
         context.cell.cut.add((connections + tunnels) as u64);
         context.registry.empty().await;
+    }
+}
+
+/// The loops that accept, one for each address.
+#[derive(Debug, Default)]
+struct Accepting {
+    open: HashMap<ListenAddr, (watch::Sender<Policy>, JoinHandle<()>)>,
+    /// Of addresses that are configured no longer: they take what waits in their queues.
+    closing: Vec<JoinHandle<()>>,
+}
+
+impl Accepting {
+    /// Takes another configuration, in one step: no connection and no request meets half of it.
+    fn serve(&mut self, change: Change, context: &Arc<Context>) {
+        let Change { serving, policies, opened, done } = change;
+        context.serve_by(serving);
+        let mut opened: HashMap<_, _> = opened.into_iter().collect();
+        let mut before = std::mem::take(&mut self.open);
+        for (address, policy) in policies {
+            let known = before.remove(&address);
+            if let Some((policies, accepting)) = known {
+                policies.send_replace(policy);
+                self.open.insert(address, (policies, accepting));
+            } else if let Some(socket) = opened.remove(&address) {
+                let (policies, policy) = watch::channel(policy);
+                let listener = Listener { policy, address, socket };
+                self.open.insert(address, (policies, spawn(listener.run(Arc::clone(context)))));
+            }
+        }
+        self.closing.retain(|closing| !closing.is_finished());
+        let closing: Vec<_> = before.into_values().map(|(_, accepting)| accepting).collect();
+        self.closing.push(spawn(async move {
+            all_ended(closing).await;
+            // Not before: an address can be bound anew when its sockets are closed.
+            drop(done);
+        }));
+    }
+
+    /// Waits until nothing is accepted any more.
+    async fn ended(&mut self) {
+        all_ended(self.open.drain().map(|(_, (_, accepting))| accepting)).await;
+        all_ended(self.closing.drain(..)).await;
+    }
+
+    fn abort(&self) {
+        self.closing.iter().chain(self.open.values().map(|(_, accepting)| accepting)).for_each(JoinHandle::abort);
+    }
+}
+
+async fn all_ended(tasks: impl IntoIterator<Item = JoinHandle<()>>) {
+    for task in tasks {
+        let _ = task.await;
     }
 }
 
@@ -163,7 +236,7 @@ where
 }
 
 #[expect(clippy::disallowed_methods, reason = "this is the one place")]
-fn spawn<F>(task: F) -> tokio::task::JoinHandle<F::Output>
+fn spawn<F>(task: F) -> JoinHandle<F::Output>
 where
     F: Future + Send + 'static,
     F::Output: Send,

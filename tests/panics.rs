@@ -3,6 +3,7 @@
 mod support;
 
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::{fs, panic, thread};
@@ -11,7 +12,7 @@ use serde_json::Value;
 use spliceway::config::{Config, LogFile};
 use spliceway::downstream::addr::ListenAddr;
 use spliceway::downstream::connection::{Accepted, ConnContext, serve};
-use spliceway::downstream::seat::{ConnectionBudget, PlacesOfClient, Seat};
+use spliceway::downstream::seat::{Budgets, PlacesOfClient, Seat};
 use spliceway::proxy::{self, Serving};
 use spliceway::record::Sink;
 use spliceway::telemetry::Output;
@@ -49,8 +50,8 @@ impl Worker {
         let listener = Arc::clone(&config.listeners[0]);
         let sink = Sink::new(output.lines(), config.log.format, config.log.records, Arc::clone(&config.gateway.name));
         let serving = Arc::new(Serving::new(config, &EndpointStates::default()));
-        let context = Arc::new(Context::new(serving, Arc::new(sink), None));
-        let budget = ConnectionBudget::new(Arc::new(Semaphore::new(1)), None, &listener.limits);
+        let context = Arc::new(Context::new(serving, Arc::new(sink), Arc::new(Semaphore::new(1))));
+        let budget = Budgets::new(NonZeroUsize::MIN, None).of(&listener);
         let (stop, stopped) = oneshot::channel();
         let (bound, is_bound) = std::sync::mpsc::channel();
         let shared = Arc::clone(&context);

@@ -302,7 +302,7 @@ fn a_signal_that_comes_while_it_starts_is_kept_until_it_serves() {
         gateway.line(|_| true);
         gateway.signal(signal);
         match signal {
-            Signal::SIGHUP => drop(gateway.message(|message| message["level"] == "WARN")),
+            Signal::SIGHUP => drop(gateway.message(|message| message["message"] == "reloaded")),
             Signal::SIGUSR1 => {
                 drop(gateway.message(|message| message["message"] == "SIGUSR1: the log file is opened anew"));
             }

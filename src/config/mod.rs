@@ -74,7 +74,7 @@ pub struct Config {
 pub struct Name(Arc<str>);
 
 /// `[gateway]`.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Gateway {
     /// Worker threads.
     pub workers: NonZeroUsize,
@@ -96,7 +96,7 @@ pub struct Forwarded {
 }
 
 /// `[limits]`: budgets of the whole gateway.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Open client sockets, tunnels included. When it is reached, accepting pauses.
     pub connections: ConnectionLimit,
@@ -116,7 +116,7 @@ pub enum ConnectionLimit {
 }
 
 /// `[tcp]`: options of every socket, on both sides.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tcp {
     /// Length of the accept queue.
     pub backlog: u32,
@@ -127,7 +127,7 @@ pub struct Tcp {
 }
 
 /// `[log]`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Log {
     /// Directives for messages, as `tracing_subscriber::EnvFilter` reads them.
     pub level: String,
@@ -173,7 +173,7 @@ pub enum LogFile {
 }
 
 /// `[drain]`.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Drain {
     /// From the signal; what is left then is cut.
     pub deadline: Duration,
@@ -206,7 +206,7 @@ pub enum Bind {
 }
 
 /// The client side's deadlines, inheritance resolved.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClientTimeouts {
     /// From accept to the end of the TLS handshake.
     pub tls_handshake: Duration,
@@ -217,7 +217,7 @@ pub struct ClientTimeouts {
 }
 
 /// The client side's limits, inheritance resolved.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClientLimits {
     /// This listener's own budget of open sockets, beside the gateway's. `None`: no budget of its own.
     pub connections: Option<NonZeroUsize>,
@@ -246,6 +246,19 @@ pub struct Route {
     pub timeouts: ExchangeTimeouts,
     /// Bytes of one WebSocket message that the gateway reads itself; Close 1009 beyond.
     pub max_message: usize,
+    /// What becomes of its tunnels when it changes or goes.
+    pub on_change: TunnelPolicy,
+}
+
+/// What becomes of a tunnel when what it belongs to changes or goes; from mild to hard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TunnelPolicy {
+    /// It stays.
+    Keep,
+    /// It may end by itself until `drain.deadline` has passed.
+    Drain,
+    /// It is ended.
+    Close,
 }
 
 /// The conditions of a route. An empty list of hosts, listeners, methods or headers means any.
@@ -293,7 +306,7 @@ pub enum Scheme {
 }
 
 /// What a route does.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub enum Action {
     /// Forwards to an upstream of that name; the name exists.
     Upstream(Name),
@@ -306,7 +319,7 @@ pub enum Action {
 }
 
 /// `respond`.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Respond {
     /// Status, 200 to 599.
     pub status: StatusCode,
@@ -317,7 +330,7 @@ pub struct Respond {
 }
 
 /// `redirect`.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Redirect {
     /// Location, with placeholders.
     pub to: Template,
@@ -362,7 +375,7 @@ pub enum Service {
 }
 
 /// Deadlines of the exchange with a backend and of a tunnel, inheritance resolved.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ExchangeTimeouts {
     /// Address look-up and TCP connect to one endpoint.
     pub connect: Duration,
@@ -379,7 +392,7 @@ pub struct ExchangeTimeouts {
 }
 
 /// `[upstream.NAME]`.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Upstream {
     /// Its name.
     pub name: Name,
@@ -393,6 +406,8 @@ pub struct Upstream {
     pub retry_attempts: u32,
     /// Connections kept for the next request; `None` is "off".
     pub pool: Option<Pool>,
+    /// What becomes of the tunnels of an endpoint that leaves the file, or its name.
+    pub on_removed: TunnelPolicy,
 }
 
 /// `upstream.NAME.pool`: of each endpoint and worker.
@@ -446,6 +461,22 @@ impl fmt::Display for Name {
 impl fmt::Debug for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}", &*self.0)
+    }
+}
+
+impl fmt::Display for EndpointAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Socket(address) => address.fmt(f),
+            Self::Named(name, port) => write!(f, "{name}:{port}"),
+        }
+    }
+}
+
+impl EndpointAddress {
+    /// Whether it is a name, whose addresses are looked up.
+    pub fn is_name(&self) -> bool {
+        matches!(self, Self::Named(..))
     }
 }
 

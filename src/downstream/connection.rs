@@ -208,7 +208,8 @@ where
             Order::HardStop => return Poll::Ready(End::HardStop),
             Order::Drain if connection.timing().must_look() => return Poll::Ready(End::Look),
             Order::Drain if connection.timing().drain_may_cut() => http.as_mut().graceful_shutdown(),
-            Order::Drain | Order::Go => {}
+            // Those of a route and of an endpoint are for tunnels.
+            _ => {}
         }
         if let Poll::Ready(result) = http.as_mut().poll(cx) {
             return Poll::Ready(End::Http(result));
@@ -268,7 +269,7 @@ async fn unless_stopped(entry: &Entry, work: impl Future<Output = ()>) {
         entry.wake_by(cx.waker());
         match entry.ordered() {
             Order::HardStop => Poll::Ready(()),
-            Order::Go | Order::Drain => work.as_mut().poll(cx),
+            _ => work.as_mut().poll(cx),
         }
     })
     .await;
@@ -390,7 +391,8 @@ mod tests {
     #[cfg(target_pointer_width = "64")]
     fn the_sizes_of_a_connection_and_of_a_request() {
         let connection = size(|accepted, worker| serve(accepted, worker, crate::proxy::handle));
-        assert!(connection <= 1536, "{connection}");
+        // 1536, and what moves into a tunnel holds on to the configuration that it begins with.
+        assert!(connection <= 1576, "{connection}");
         let request = size(crate::proxy::handle);
         assert!(request <= 7456, "{request}");
     }

@@ -1,5 +1,5 @@
 //! Accepting: one loop for each socket of a worker. It does nothing slow: a place in the budgets first, then the connection,
-//! and its task at once.
+//! and its task at once. The loop lives as long as its address is configured, whatever else about its listener changes.
 
 use std::io;
 use std::net::TcpStream;
@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use tokio::io::unix::AsyncFd;
+use tokio::sync::watch;
 use tokio::time::sleep;
 
 use super::addr::{ClientAddr, ListenAddr};
@@ -25,32 +26,44 @@ const EXHAUSTED_PAUSE: Duration = Duration::from_secs(1);
 /// One socket of one worker, and what comes in by it.
 #[derive(Debug)]
 pub struct Listener {
-    /// Its policy.
-    pub config: Arc<config::Listener>,
-    /// Where a connection needs a place.
-    pub budget: ConnectionBudget,
+    /// Its policy, as it is at the moment; no more of it means that its address is configured no longer.
+    pub policy: watch::Receiver<Policy>,
     /// Its address.
     pub address: ListenAddr,
     /// The socket; the gateway owns it, this is a duplicate.
     pub socket: OwnedFd,
 }
 
+/// How the connections that come to an address are treated.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    /// The listener that has the address.
+    pub config: Arc<config::Listener>,
+    /// Where a connection needs a place.
+    pub budget: ConnectionBudget,
+}
+
 impl Listener {
-    /// Accepts until the drain begins, then what still waits in the queue, and closes.
+    /// Accepts until the drain begins or the address is configured no longer, then what still waits in the queue, and closes.
     pub async fn run(self, worker: Arc<worker::Context>) {
-        let Self { config, budget, address, socket } = self;
+        let Self { mut policy, address, socket } = self;
+        let now = policy.borrow_and_update().clone();
         let socket = match readiness::watch(socket) {
             Ok(socket) => socket,
             Err(error) => {
-                return tracing::error!(listener = %config.name, %error, "the listening socket cannot be watched");
+                return tracing::error!(listener = %now.config.name, %error, "the listening socket cannot be watched");
             }
         };
-        let mut queue = Queue { config, budget, address, socket, worker, full: false };
+        let mut queue = Queue { policy: now, address, socket, worker, full: false };
         let mut stage = queue.worker.stage.subscribe();
         loop {
             tokio::select! {
                 biased;
                 _ = stage.wait_for(|stage| *stage != Stage::Serving) => break,
+                changed = policy.changed() => match changed {
+                    Ok(()) => queue.policy = policy.borrow_and_update().clone(),
+                    Err(_) => break,
+                },
                 () = queue.serve_next() => {}
             }
         }
@@ -59,8 +72,7 @@ impl Listener {
 }
 
 struct Queue {
-    config: Arc<config::Listener>,
-    budget: ConnectionBudget,
+    policy: Policy,
     address: ListenAddr,
     socket: AsyncFd<OwnedFd>,
     worker: Arc<worker::Context>,
@@ -81,7 +93,7 @@ impl Queue {
     async fn accept(&mut self) -> io::Result<(TcpStream, ClientAddr, Permits)> {
         loop {
             let mut ready = self.socket.readable().await?;
-            let permits = match self.budget.try_take() {
+            let permits = match self.policy.budget.try_take() {
                 Some(permits) => permits,
                 // Readiness outlives the last accept: only now that there is no place is it worth asking the kernel.
                 None if !socket::has_waiting(ready.get_inner()) => {
@@ -90,10 +102,10 @@ impl Queue {
                 }
                 None => {
                     if !std::mem::replace(&mut self.full, true) {
-                        let listener = &self.config.name;
+                        let listener = &self.policy.config.name;
                         tracing::warn!(%listener, "the limit of connections is reached; accepting pauses");
                     }
-                    self.budget.take().await
+                    self.policy.budget.take().await
                 }
             };
             if let Ok(accepted) = ready.try_io(|socket| socket::accept(socket.get_ref())) {
@@ -112,7 +124,7 @@ impl Queue {
         match tokio::net::TcpStream::from_std(stream) {
             Ok(stream) => {
                 let seat = Seat::new(self.worker.registry.enter(client), permits, of_client);
-                let listener = Arc::clone(&self.config);
+                let listener = Arc::clone(&self.policy.config);
                 worker::spawn_connection(
                     Accepted { stream, client, local: self.address, since: Instant::now(), seat, listener },
                     Arc::clone(&self.worker),
@@ -125,16 +137,16 @@ impl Queue {
     /// A trusted proxy brings many clients by one address: it has no budget of its own.
     fn places_of(&self, client: ClientAddr) -> Option<PlacesOfClient> {
         let address = client.0.ip().to_canonical();
-        let is_proxy = self.config.trusted_proxies.iter().any(|network| network.contains(&address));
-        if is_proxy { Some(PlacesOfClient::none()) } else { self.budget.take_for(client) }
+        let is_proxy = self.policy.config.trusted_proxies.iter().any(|network| network.contains(&address));
+        if is_proxy { Some(PlacesOfClient::none()) } else { self.policy.budget.take_for(client) }
     }
 
     /// The error of one connection is that connection's; one of the machine pauses accepting. Neither ends it.
     async fn survive(&self, error: &io::Error) {
         if is_of_one_connection(error) {
-            return tracing::debug!(listener = %self.config.name, %error, "a connection was gone before it was accepted");
+            return tracing::debug!(listener = %self.policy.config.name, %error, "a connection was gone before it was accepted");
         }
-        tracing::error!(listener = %self.config.name, %error, "accepting failed; it pauses for a second");
+        tracing::error!(listener = %self.policy.config.name, %error, "accepting failed; it pauses for a second");
         sleep(EXHAUSTED_PAUSE).await;
     }
 
@@ -143,11 +155,11 @@ impl Queue {
     fn serve_rest(&self) {
         loop {
             match socket::accept(self.socket.get_ref()) {
-                Ok((stream, client)) => self.serve(stream, client, self.budget.try_take()),
+                Ok((stream, client)) => self.serve(stream, client, self.policy.budget.try_take()),
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) => {
-                    return tracing::error!(listener = %self.config.name, %error, "what waits to be accepted is reset");
+                    return tracing::error!(listener = %self.policy.config.name, %error, "what waits to be accepted is reset");
                 }
             }
         }

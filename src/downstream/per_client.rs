@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::addr::ClientAddr;
@@ -11,7 +12,7 @@ use super::addr::ClientAddr;
 /// A budget of connections for each client. Clients without a connection take no memory.
 #[derive(Debug)]
 pub struct ClientBudget {
-    limit: usize,
+    limit: AtomicUsize,
     // One lock for all workers: it is taken at accept and at the end of a connection, and only where the limit is set.
     open: Mutex<HashMap<Client, usize>>,
 }
@@ -33,7 +34,12 @@ pub struct PlaceOfClient {
 impl ClientBudget {
     /// At most `limit` connections for each client.
     pub fn new(limit: NonZeroUsize) -> Arc<Self> {
-        Arc::new(Self { limit: limit.get(), open: Mutex::default() })
+        Arc::new(Self { limit: AtomicUsize::new(limit.get()), open: Mutex::default() })
+    }
+
+    /// At most so many for each client from now on; who has more keeps them.
+    pub fn resize(&self, limit: NonZeroUsize) {
+        self.limit.store(limit.get(), Ordering::Relaxed);
     }
 
     /// A place, if the client has not used up its own.
@@ -41,7 +47,7 @@ impl ClientBudget {
         let client = Client::from(client.0.ip());
         let mut open = self.lock();
         let count = open.entry(client).or_default();
-        if *count == self.limit {
+        if *count >= self.limit.load(Ordering::Relaxed) {
             return None;
         }
         *count += 1;

@@ -61,7 +61,8 @@ pub async fn secure(
                 draining = true;
                 deadline = deadline.min(Instant::now() + DRAIN_GRACE);
             }
-            Order::Drain | Order::Go => {}
+            // Those of a route and of an endpoint are for tunnels.
+            _ => {}
         }
         if let Poll::Ready(shaken) = shaking.as_mut().poll(cx) {
             return Poll::Ready(shaken);

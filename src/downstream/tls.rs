@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use aws_lc_rs::digest;
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{Ticketer, cipher_suite, default_provider};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -28,6 +29,8 @@ pub struct Tls {
     acceptor: tokio_rustls::TlsAcceptor,
     /// From when to when the certificate is valid.
     pub valid: Range<SystemTime>,
+    /// Of the chain and the key.
+    fingerprint: [u8; 32],
 }
 
 /// Why a certificate and a key cannot be used.
@@ -73,13 +76,19 @@ impl Tls {
         valid: Range<SystemTime>,
         key_file: &Path,
     ) -> Result<Self, TlsError> {
+        let fingerprint = fingerprint(&chain, &key);
         let config = ServerConfig::builder_with_provider(Arc::new(provider()))
             .with_safe_default_protocol_versions()
             .map_err(TlsError::Refused)?
             .with_no_client_auth()
             .with_single_cert(chain, key)
             .map_err(|error| told_apart(error, key_file))?;
-        Ok(Self { acceptor: Arc::new(settings(config).map_err(TlsError::Refused)?).into(), valid })
+        Ok(Self { acceptor: Arc::new(settings(config).map_err(TlsError::Refused)?).into(), valid, fingerprint })
+    }
+
+    /// Whether the other has the same chain and key.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.fingerprint == other.fingerprint
     }
 
     /// The TLS handshake of one connection. Who calls this bounds it in time.
@@ -88,6 +97,13 @@ impl Tls {
         stream.get_mut().1.set_buffer_limit(Some(HELD_BACK));
         Ok(stream)
     }
+}
+
+fn fingerprint(chain: &[CertificateDer<'_>], key: &PrivateKeyDer<'_>) -> [u8; 32] {
+    let mut context = digest::Context::new(&digest::SHA256);
+    chain.iter().for_each(|certificate| context.update(certificate));
+    context.update(key.secret_der());
+    context.finish().as_ref().try_into().expect("SHA-256 has 32 bytes")
 }
 
 /// The provider, with AES-128 first: its SHA-256 has hardware help where AES-256's SHA-384 has none, and clients of rustls

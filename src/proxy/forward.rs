@@ -41,7 +41,7 @@ pub async fn forward(
     let mut head = parts;
     prepare(&mut head, &inbound, connection, serving)?;
     let mut attempt = Attempt {
-        dial: Dial::new(upstream, &connection.worker.tcp, inbound.route.timeouts.connect),
+        dial: Dial::new(upstream, &serving.config.tcp, inbound.route.timeouts.connect),
         upstream,
         connection,
         inbound: &inbound,

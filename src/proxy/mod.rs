@@ -35,7 +35,7 @@ use http::{Method, Response, StatusCode};
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::upgrade::{OnUpgrade, Upgraded};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 
 use self::body::{Body, Carried, Kept};
 use self::client::Client;
@@ -43,10 +43,11 @@ use self::opening::Ask;
 use self::route::RouteTable;
 use self::target::{Form, Target};
 use self::upload::Progress;
-use crate::config::{Action, Config, ExchangeTimeouts, Name, Piece, Redirect, Respond, Route, Service, Template};
+use crate::config::{self, Action, Config, ExchangeTimeouts, Name, Piece, Redirect, Respond, Route, Service, Template};
 use crate::downstream::connection::ConnContext;
 use crate::downstream::seat::Seat;
 use crate::record::Record;
+use crate::registry::Belongs;
 use crate::rejection::Rejection;
 use crate::service::test_page;
 use crate::tunnel::{Holds, Side, Tunnel, session};
@@ -59,6 +60,8 @@ use crate::worker;
 pub struct Serving {
     /// The configuration.
     pub config: Config,
+    /// Its number among those of this process.
+    pub generation: u64,
     table: RouteTable,
     upstreams: HashMap<Name, Arc<Upstream>>,
 }
@@ -66,12 +69,22 @@ pub struct Serving {
 impl Serving {
     /// Makes a configuration ready to serve by, on top of the state that outlives it.
     pub fn new(config: Config, states: &EndpointStates) -> Self {
+        Self::made(config, 1, |upstream| Arc::new(Upstream::new(upstream, states)))
+    }
+
+    /// The same for one that takes the place of `self`: upstreams that are what they were go on as they are.
+    pub fn followed_by(&self, config: Config, states: &EndpointStates) -> Self {
+        Self::made(config, self.generation + 1, |upstream| match self.upstreams.get(&upstream.name) {
+            Some(known) if known.config == upstream => Arc::clone(known),
+            Some(known) => Arc::new(known.followed_by(upstream, states)),
+            None => Arc::new(Upstream::new(upstream, states)),
+        })
+    }
+
+    fn made(config: Config, generation: u64, upstream: impl Fn(Arc<config::Upstream>) -> Arc<Upstream>) -> Self {
         let table = RouteTable::new(config.routes.clone()).expect("resolve has refused routes that conflict");
-        let upstreams = config
-            .upstreams
-            .iter()
-            .map(|upstream| (upstream.name.clone(), Arc::new(Upstream::new(Arc::clone(upstream), states))));
-        Self { table, upstreams: upstreams.collect(), config }
+        let upstreams = config.upstreams.iter().map(|config| (config.name.clone(), upstream(Arc::clone(config))));
+        Self { table, generation, upstreams: upstreams.collect(), config }
     }
 
     /// Every upstream.
@@ -123,7 +136,7 @@ pub struct Switch {
     response: Response<Body>,
     far: Far,
     endpoint: Option<EndpointGuard>,
-    place: Option<OwnedSemaphorePermit>,
+    place: OwnedSemaphorePermit,
 }
 
 /// The other end of a tunnel.
@@ -186,7 +199,7 @@ async fn answer(
     let route = Arc::clone(&inbound.route);
     match act(inbound, parts, body, &connection, &serving, &mut record).await {
         Ok(Answer::Response(plain)) => plain.send(record.end(), connection, has_body),
-        Ok(Answer::Switch(switch)) => switch.send(upgrade, record.end(), route, &connection),
+        Ok(Answer::Switch(switch)) => switch.send(upgrade, record.end(), route, serving, &connection),
         Err(rejection) => reject(&rejection, record.end(), connection, has_body),
     }
 }
@@ -338,11 +351,12 @@ impl Switch {
         client: OnUpgrade,
         mut record: Record,
         route: Arc<Route>,
+        serving: Arc<Serving>,
         connection: &ConnContext,
     ) -> Response<Body> {
         let Self { response, far, endpoint, place } = self;
         record.answered(response.status());
-        connection.switch(Switching { client, ready: Ready { far, route, endpoint, place, record } });
+        connection.switch(Switching { client, ready: Ready { far, route, serving, endpoint, place, record } });
         response
     }
 }
@@ -359,8 +373,11 @@ pub struct Switching {
 pub struct Ready {
     far: Far,
     route: Arc<Route>,
+    /// Held until the tunnel is in the registry: who walks over the tunnels of a configuration that was replaced waits until
+    /// nobody holds it.
+    serving: Arc<Serving>,
     endpoint: Option<EndpointGuard>,
-    place: Option<OwnedSemaphorePermit>,
+    place: OwnedSemaphorePermit,
     record: Record,
 }
 
@@ -379,7 +396,12 @@ impl Switching {
 impl Ready {
     /// Phase three begins: from here on nothing can be answered.
     pub fn start(self, client: Side, seat: Seat) {
-        let Self { far, route, endpoint, place, record } = self;
+        let Self { far, route, serving, endpoint, place, record } = self;
+        seat.registration.becomes_tunnel(Belongs {
+            route: route.name.clone(),
+            endpoint: endpoint.as_ref().map(|endpoint| Arc::clone(endpoint.state())),
+            generation: serving.generation,
+        });
         let holds = Holds { seat, place, endpoint, record };
         let timeouts: ExchangeTimeouts = route.timeouts;
         match far {
@@ -392,12 +414,11 @@ impl Ready {
 }
 
 /// A place in the budget of tunnels, for an upgrade that may begin.
-fn place_for_tunnel(connection: &ConnContext) -> Result<Option<OwnedSemaphorePermit>, Rejection> {
+fn place_for_tunnel(connection: &ConnContext) -> Result<OwnedSemaphorePermit, Rejection> {
     if connection.worker.is_draining() {
         return Err(Rejection::Draining);
     }
-    let take = |budget: &Arc<Semaphore>| Arc::clone(budget).try_acquire_owned();
-    connection.worker.tunnels.as_ref().map(take).transpose().map_err(|_| Rejection::TunnelsFull)
+    Arc::clone(&connection.worker.tunnels).try_acquire_owned().map_err(|_| Rejection::TunnelsFull)
 }
 
 fn empty(status: StatusCode) -> Response<Body> {

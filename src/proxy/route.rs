@@ -260,7 +260,7 @@ mod tests {
     use proptest::sample::{select, subsequence};
 
     use super::*;
-    use crate::config::{Action, ExchangeTimeouts, Respond};
+    use crate::config::{Action, ExchangeTimeouts, Respond, TunnelPolicy};
 
     fn name(text: &str) -> Name {
         Name::new(text).unwrap()
@@ -289,6 +289,7 @@ mod tests {
             plain: true,
             timeouts,
             max_message: 0,
+            on_change: TunnelPolicy::Keep,
         })
     }
 

@@ -32,7 +32,7 @@ pub async fn upgrade(
 ) -> Result<Answer, Rejection> {
     let place = place_for_tunnel(connection)?;
     prepare(&mut parts, &inbound, connection, serving)?;
-    let mut dial = Dial::new(upstream, &connection.worker.tcp, inbound.route.timeouts.connect);
+    let mut dial = Dial::new(upstream, &serving.config.tcp, inbound.route.timeouts.connect);
     let mut failure = Rejection::NoEndpoint;
     loop {
         let Some(endpoint) = dial.next().await else { return Err(failure) };
@@ -78,7 +78,7 @@ async fn conclude(
     inbound: &Inbound,
     method: &Method,
     endpoint: EndpointGuard,
-    place: Option<OwnedSemaphorePermit>,
+    place: OwnedSemaphorePermit,
 ) -> Result<Answer, Rejection> {
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         exchange.stream_body();

@@ -68,6 +68,8 @@ pub enum EndedBy {
     Malformed,
     /// A limit of the configuration (Close 1009).
     Limit,
+    /// A change of the configuration: its route has changed or is gone, or its endpoint is.
+    Drain,
     /// The gateway ended before it did.
     HardStop,
 }
@@ -122,7 +124,7 @@ pub struct Holds {
     /// Its place in the gateway.
     pub seat: Seat,
     /// Its place in the budget of tunnels.
-    pub place: Option<OwnedSemaphorePermit>,
+    pub place: OwnedSemaphorePermit,
     /// Its use of the endpoint.
     pub endpoint: Option<EndpointGuard>,
     /// Its line.
@@ -149,7 +151,6 @@ impl Tunnel {
         };
         let mut holds = holds;
         holds.record.tunnel_opened(now);
-        holds.seat.registration.becomes_tunnel();
         Self {
             sent: Direction::new(sent, &client.leftover, now),
             received: Direction::new(received, &server.leftover, now),
@@ -165,8 +166,8 @@ impl Tunnel {
     }
 
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<EndedBy> {
-        if self.ordered(cx) == Order::HardStop {
-            return Poll::Ready(EndedBy::HardStop);
+        if let Some(by) = EndedBy::order(self.ordered(cx), &mut self.holds.record) {
+            return Poll::Ready(by);
         }
         let now = Instant::now();
         if let Some(by) = self.poll_directions(cx, now) {
@@ -315,7 +316,9 @@ impl Tunnel {
             }
             // The gateway's own end, between two messages. Where bytes are under way to the client, its stream is cut, and
             // must look so.
-            EndedBy::Idle | EndedBy::HalfClosed | EndedBy::HardStop if self.received.is_empty() => client.say_end(),
+            EndedBy::Idle | EndedBy::HalfClosed | EndedBy::Drain | EndedBy::HardStop if self.received.is_empty() => {
+                client.say_end()
+            }
             _ => {}
         }
     }
@@ -355,6 +358,21 @@ impl Party {
 impl From<&ExchangeTimeouts> for Limits {
     fn from(timeouts: &ExchangeTimeouts) -> Self {
         Self { stall: timeouts.stall, idle: timeouts.idle, half_close: timeouts.half_close }
+    }
+}
+
+impl EndedBy {
+    /// The end that an order asks for, and in the record why.
+    fn order(order: Order, record: &mut Record) -> Option<Self> {
+        let cause = match order {
+            Order::Go | Order::Drain => return None,
+            Order::HardStop => return Some(Self::HardStop),
+            Order::RouteChanged => "its route has changed",
+            Order::RouteRemoved => "its route was removed",
+            Order::EndpointRemoved => "its endpoint was removed",
+        };
+        record.because(cause);
+        Some(Self::Drain)
     }
 }
 

@@ -15,14 +15,12 @@ use super::clock::{self, Limits, Marks, Next};
 use super::io::TunnelIo;
 use super::{EndedBy, Holds, Side, TunnelEnd};
 use crate::config::ExchangeTimeouts;
-use crate::registry::Order;
 use crate::service::echo::{self, EchoEnd};
 
 /// Echoes until the client or the clock ends it.
 pub async fn echo(client: Side, max_message: usize, timeouts: ExchangeTimeouts, mut holds: Holds) {
     let now = Instant::now();
     holds.record.tunnel_opened(now);
-    holds.seat.registration.becomes_tunnel();
     let progress = Arc::new(Mutex::new(Progress::new(now)));
     let stream = Stream { io: client.io, leftover: client.leftover, progress: Arc::clone(&progress) };
     let end = {
@@ -32,8 +30,8 @@ pub async fn echo(client: Side, max_message: usize, timeouts: ExchangeTimeouts, 
             Vigil { progress: &progress, limits: Limits::from(&timeouts), alarm: Alarm::new(now + timeouts.idle) };
         future::poll_fn(|cx| {
             holds.seat.registration.entry().wake_by(cx.waker());
-            if holds.seat.registration.entry().ordered() == Order::HardStop {
-                return Poll::Ready((EndedBy::HardStop, None));
+            if let Some(by) = EndedBy::order(holds.seat.registration.entry().ordered(), &mut holds.record) {
+                return Poll::Ready((by, None));
             }
             let mut pressed = false;
             loop {

@@ -46,11 +46,23 @@ impl EndpointStates {
         Arc::clone(states.entry((upstream.clone(), address)).or_default())
     }
 
+    /// Forgets those that nothing uses or is configured to use.
+    pub fn forget_unused(&self) {
+        let mut states = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        states.retain(|_, state| Arc::strong_count(state) > 1);
+    }
+
     /// Uses of all endpoints together.
     pub fn in_use(&self) -> usize {
         let states = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         states.values().map(|state| state.in_use()).sum()
     }
+}
+
+/// The states of the endpoints that were there before and are not now.
+pub fn departed(before: &[Arc<Endpoint>], now: &[Arc<Endpoint>]) -> Vec<Arc<EndpointState>> {
+    let is_gone = |state: &&Arc<EndpointState>| now.iter().all(|endpoint| !Arc::ptr_eq(&endpoint.state, state));
+    before.iter().map(|endpoint| &endpoint.state).filter(is_gone).cloned().collect()
 }
 
 impl Upstream {
@@ -62,6 +74,24 @@ impl Upstream {
         upstream
     }
 
+    /// What takes its place when its configuration has changed: names that it had keep the addresses that were found for
+    /// them until they are looked up again.
+    pub fn followed_by(&self, config: Arc<config::Upstream>, states: &EndpointStates) -> Self {
+        let next = Self::new(config, states);
+        let known = self.resolution.borrow().clone();
+        let stays = |endpoint: &&Arc<Endpoint>| next.config.endpoints.contains(&endpoint.configured);
+        let found = known.endpoints.iter().filter(stays).map(|e| (e.configured.clone(), e.address)).collect::<Vec<_>>();
+        let is_known = |name: &EndpointAddress| self.config.endpoints.contains(name);
+        let looked_up = known.looked_up && next.config.endpoints.iter().filter(|e| e.is_name()).all(is_known);
+        next.resolved(&found, looked_up || next.names().next().is_none(), states);
+        next
+    }
+
+    /// The endpoints that are known at the moment.
+    pub fn endpoints(&self) -> Arc<[Arc<Endpoint>]> {
+        Arc::clone(&self.resolution.borrow().endpoints)
+    }
+
     /// The names among its addresses.
     pub fn names(&self) -> impl Iterator<Item = (&str, u16)> {
         self.config.endpoints.iter().filter_map(|endpoint| match endpoint {
@@ -71,15 +101,22 @@ impl Upstream {
     }
 
     /// Takes the addresses that its names have now; `looked_up` says that each has been looked up at least once. Endpoints
-    /// that stay keep their state, and so their count.
-    pub fn resolved(&self, found: &[(EndpointAddress, SocketAddr)], looked_up: bool, states: &EndpointStates) {
+    /// that stay keep their state, and so their count. Gives those that have left.
+    pub fn resolved(
+        &self,
+        found: &[(EndpointAddress, SocketAddr)],
+        looked_up: bool,
+        states: &EndpointStates,
+    ) -> Vec<Arc<EndpointState>> {
         let mut addresses = self.numbers();
         for (configured, address) in found {
             if addresses.iter().all(|(_, known)| known != address) {
                 addresses.push((configured.clone(), *address));
             }
         }
+        let before = self.endpoints();
         self.set(addresses, states, looked_up);
+        departed(&before, &self.endpoints())
     }
 
     /// The endpoint for the next tunnel or request, other than those tried before; None when there is no other. Waits

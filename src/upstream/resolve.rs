@@ -10,16 +10,25 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
+use super::endpoint::{Endpoint, EndpointState};
 use super::{EndpointStates, Upstream};
 use crate::config::{EndpointAddress, Name};
 
 /// A name, by its place in the upstream's list, and what a look-up of it came to.
 type Found = (usize, io::Result<Vec<SocketAddr>>);
 
+/// Endpoints that have left their name, and the upstream whose they were.
+pub type Departed = (Arc<Upstream>, Vec<Arc<EndpointState>>);
+
 /// Keeps one upstream's names looked up, for ever. Each name has its own rhythm: one whose look-up takes long holds up
-/// none of the others.
-pub async fn keep_resolved(upstream: Arc<Upstream>, states: Arc<EndpointStates>) {
-    let mut names: Vec<_> = upstream.names().map(|(name, port)| KnownName::new(name, port)).collect();
+/// none of the others. Who has left is told to `departures`: there may be tunnels to it.
+pub async fn keep_resolved(
+    upstream: Arc<Upstream>,
+    states: Arc<EndpointStates>,
+    departures: mpsc::UnboundedSender<Departed>,
+) {
+    let known = upstream.endpoints();
+    let mut names: Vec<_> = upstream.names().map(|(name, port)| KnownName::new(name, port, &known)).collect();
     let (tell, mut told) = mpsc::channel(1);
     let mut look_ups = JoinSet::new();
     for (index, name) in names.iter().enumerate() {
@@ -29,7 +38,11 @@ pub async fn keep_resolved(upstream: Arc<Upstream>, states: Arc<EndpointStates>)
         let news = names[index].learn(found);
         // Also when it failed: whoever waits for the first look-ups learns that they have been.
         let found: Vec<_> = names.iter().flat_map(KnownName::endpoints).collect();
-        upstream.resolved(&found, names.iter().all(|name| name.looked_up), &states);
+        let departed = upstream.resolved(&found, names.iter().all(|name| name.looked_up), &states);
+        if !departed.is_empty() {
+            // Nobody hears it any more when the gateway ends.
+            let _ = departures.send((Arc::clone(&upstream), departed));
+        }
         // Said when it holds: the next request goes there.
         if let Some(news) = news {
             names[index].tell(&news, &upstream.config.name);
@@ -66,8 +79,11 @@ struct KnownName {
 }
 
 impl KnownName {
-    fn new(name: &str, port: u16) -> Self {
-        Self { name: name.into(), port, addresses: Vec::new(), looked_up: false, failing: false }
+    /// A name that an upstream before had, too, begins with the addresses that were found there.
+    fn new(name: &str, port: u16, known: &[Arc<Endpoint>]) -> Self {
+        let configured = EndpointAddress::Named(name.into(), port);
+        let addresses: Vec<_> = known.iter().filter(|e| e.configured == configured).map(|e| e.address).collect();
+        Self { name: name.into(), port, looked_up: !addresses.is_empty(), addresses, failing: false }
     }
 
     /// Takes what was found; gives what is new about it.

@@ -75,12 +75,27 @@ impl Gateway {
     pub fn start_by(launcher: &[&str], config: &str, environment: &[(&str, &str)]) -> Self {
         let folder = Folder::new();
         let file = folder.0.join("gateway.toml");
-        let own_log = config.lines().any(|line| line.trim_start().starts_with("[log"));
-        let log = if own_log { "" } else { "[log]\nformat = \"json\"\n" };
-        fs::write(&file, format!("{log}{config}")).expect("the folder can be written");
+        write(&file, config);
         let gateway = Self::spawn(folder, command_by(launcher, &["run", path(&file)], environment));
         gateway.message(|message| message["message"] == "serving");
         gateway
+    }
+
+    /// Writes this text in the place of the file that it was started with, and lets it be read: it must be taken.
+    #[track_caller]
+    pub fn reload(&self, config: &str) -> Value {
+        write(&self.folder.0.join("gateway.toml"), config);
+        self.signal(Signal::SIGHUP);
+        self.message(|message| message["message"] == "reloaded")
+    }
+
+    /// The same, where it must be refused; gives the line that says why.
+    #[track_caller]
+    pub fn reload_in_vain(&self, config: &str) -> String {
+        write(&self.folder.0.join("gateway.toml"), config);
+        self.signal(Signal::SIGHUP);
+        let refused = |message: &Value| text(message).starts_with("the reload is refused");
+        text(&self.message(refused)).to_owned()
     }
 
     /// Starts the binary with these arguments and waits for nothing: for the demonstration, or a file elsewhere.
@@ -271,6 +286,17 @@ pub fn run_to_end(arguments: &[&str]) -> Output {
 /// The same with variables in the environment.
 pub fn run_to_end_with(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
     process::run_to_end(&mut command_by(&[], arguments, environment))
+}
+
+/// Unless the text has a `[log]` of its own, the gateway writes JSON.
+fn write(file: &Path, config: &str) {
+    let own_log = config.lines().any(|line| line.trim_start().starts_with("[log"));
+    let log = if own_log { "" } else { "[log]\nformat = \"json\"\n" };
+    fs::write(file, format!("{log}{config}")).expect("the folder can be written");
+}
+
+fn text(message: &Value) -> &str {
+    message["message"].as_str().unwrap_or_default()
 }
 
 fn command_by(launcher: &[&str], arguments: &[&str], environment: &[(&str, &str)]) -> Command {

@@ -20,7 +20,7 @@ use crate::config::reader::{Reading, Table};
 use crate::config::report::Refusal;
 use crate::config::tokens::{gateway_name, level};
 use crate::config::values::{Bounds, count, count_or, duration, flag, size, text, whole_seconds, word};
-use crate::config::{Bind, EndpointAddress, HostHeader, LogFormat, Name, Records};
+use crate::config::{Bind, EndpointAddress, HostHeader, LogFormat, Name, Records, TunnelPolicy};
 
 pub(in crate::config) use self::route::{RedirectTable, RespondTable, RouteTable};
 
@@ -167,7 +167,12 @@ pub(in crate::config) struct UpstreamTable {
     pub(in crate::config) retry_attempts: Option<u64>,
     /// The inner `None` is "off".
     pub(in crate::config) pool: Option<Option<PoolTable>>,
+    pub(in crate::config) on_removed: Option<TunnelPolicy>,
 }
+
+/// The words for what becomes of a tunnel.
+const POLICIES: [(&str, TunnelPolicy); 3] =
+    [("keep", TunnelPolicy::Keep), ("drain", TunnelPolicy::Drain), ("close", TunnelPolicy::Close)];
 
 /// `upstream.NAME.pool`.
 #[derive(Debug)]
@@ -360,7 +365,9 @@ impl UpstreamTable {
         let retry_attempts = table.table("retry", |t| plain(t.value("attempts", |v| count(v, 0..=16))));
         let expected = "expected \"off\" or a table such as { idle = 32, idle_timeout = \"30s\" }";
         let pool = table.table_or_off("pool", expected, PoolTable::read);
-        Some(Self { name: name?, endpoints, host_header: plain(host_header), resolve, retry_attempts, pool })
+        let on_removed = plain(table.value("on_removed", |v| word(v, &POLICIES)));
+        let host_header = plain(host_header);
+        Some(Self { name: name?, endpoints, host_header, resolve, retry_attempts, pool, on_removed })
     }
 }
 

@@ -3,14 +3,14 @@
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use toml::Spanned;
 
-use super::{ExchangeTimes, file_name, plain};
+use super::{ExchangeTimes, POLICIES, file_name, plain};
 use crate::config::names::name;
 use crate::config::paths::path;
 use crate::config::reader::Table;
 use crate::config::report::{Place, Refusal};
 use crate::config::tokens::{header_match, header_name, header_value, method, redirect_status, status, upgrade};
 use crate::config::values::{Bounds, flag, size, text, word};
-use crate::config::{HeaderMatch, HostPattern, Name, Scheme, Service, Template};
+use crate::config::{HeaderMatch, HostPattern, Name, Scheme, Service, Template, TunnelPolicy};
 
 /// One message is held whole; the most is what the echo service takes, `LARGEST_MESSAGE`.
 const MESSAGE: Bounds = Bounds("1B", "64MiB");
@@ -35,6 +35,7 @@ pub(in crate::config) struct RouteTable {
     pub(in crate::config) upgrade: Option<Vec<Spanned<Box<str>>>>,
     pub(in crate::config) plain: Option<bool>,
     pub(in crate::config) max_message: Option<Spanned<usize>>,
+    pub(in crate::config) on_change: Option<TunnelPolicy>,
     pub(in crate::config) times: ExchangeTimes,
 }
 
@@ -77,6 +78,7 @@ impl RouteTable {
             upgrade: table.many("upgrade", |v| upgrade(text(v, "expected a protocol such as \"websocket\"")?)),
             plain: plain(table.value("plain", flag)),
             max_message: table.table("websocket", |t| t.value("max_message", |v| size(v, MESSAGE))),
+            on_change: plain(table.value("on_change", |v| word(v, &POLICIES))),
             times: table.table("timeouts", ExchangeTimes::read),
         }
     }

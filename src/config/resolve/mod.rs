@@ -22,7 +22,7 @@ use super::report::{ConfigError, Problems};
 use super::tokens::gateway_name_of;
 use super::{
     Config, ConnectionLimit, Drain, Forwarded, Gateway, HostHeader, Limits, Log, LogFile, LogFormat, Pool, Records,
-    Tcp, Upstream,
+    Tcp, TunnelPolicy, Upstream,
 };
 
 impl Config {
@@ -156,6 +156,7 @@ fn upstream(table: &UpstreamTable, problems: &Problems) -> Upstream {
         resolve: table.resolve.unwrap_or(Duration::from_secs(30)),
         retry_attempts: table.retry_attempts.and_then(|a| u32::try_from(a).ok()).unwrap_or(2),
         pool: pool(table.pool.as_ref()),
+        on_removed: table.on_removed.unwrap_or(TunnelPolicy::Drain),
     }
 }
 

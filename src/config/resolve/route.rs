@@ -15,7 +15,8 @@ use crate::config::file::{ExchangeTimes, RedirectTable, RespondTable, RouteTable
 use crate::config::names::{derived, unused};
 use crate::config::report::{Place, Problems, meant, quoted};
 use crate::config::{
-    Action, ExchangeTimeouts, HostPattern, Listener, Match, Name, Redirect, Respond, Route, Scheme, Template, Upstream,
+    Action, ExchangeTimeouts, HostPattern, Listener, Match, Name, Redirect, Respond, Route, Scheme, Template,
+    TunnelPolicy, Upstream,
 };
 use crate::proxy;
 
@@ -57,9 +58,10 @@ fn route(table: RouteTable, name: Name, parts: &Parts<'_>) -> Option<Route> {
     let timeouts = timeouts(&table.times, parts);
     let (upgrade, plain) = (table.upgrade.clone().map(inner), table.plain.unwrap_or(true));
     let max_message = table.max_message.as_ref().map_or(1 << 20, |m| *m.get_ref());
+    let on_change = table.on_change.unwrap_or(TunnelPolicy::Keep);
     let upgrade = upgrade.unwrap_or_else(|| vec!["websocket".into()]);
     let action = action(table, parts)?;
-    Some(Route { name, matches, action, upgrade, plain, timeouts, max_message })
+    Some(Route { name, matches, action, upgrade, plain, timeouts, max_message, on_change })
 }
 
 /// Names as written, and then those that are made from host and path.

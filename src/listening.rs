@@ -1,0 +1,77 @@
+//! Every address that the gateway listens on, for the life of the address: whatever configuration has it, the sockets are
+//! the same. To close one resets what waits in its queue, so none is closed while it is configured.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use crate::config::{Bind, Config, Listener, Name};
+use crate::downstream::addr::ListenAddr;
+use crate::downstream::listener::Policy;
+use crate::downstream::seat::Budgets;
+use crate::socket::{self, BindError, Listening};
+
+/// The addresses of one configuration.
+#[derive(Debug, Default)]
+pub struct Addresses(Vec<Address>);
+
+/// One entry of `listener.bind`, bound.
+#[derive(Debug)]
+struct Address {
+    listener: Arc<Listener>,
+    bind: Bind,
+    sockets: Vec<Arc<Listening>>,
+}
+
+impl Addresses {
+    /// Binds what this configuration has and `self` has not. Nothing of `self` is touched, and what was bound here is
+    /// closed when this fails.
+    pub fn followed_by(&self, config: &Config) -> Result<Self, (Name, BindError)> {
+        let workers = config.gateway.workers.get();
+        let mut addresses = Vec::new();
+        for listener in &config.listeners {
+            for bind in &listener.binds {
+                let sockets = match self.of(&listener.name, *bind) {
+                    Some(sockets) => sockets,
+                    None => socket::listen(*bind, workers, &config.tcp, |address| self.known(ListenAddr(address)))
+                        .map_err(|error| (listener.name.clone(), error))?,
+                };
+                addresses.push(Address { listener: Arc::clone(listener), bind: *bind, sockets });
+            }
+        }
+        Ok(Self(addresses))
+    }
+
+    /// Each address with the listener that has it.
+    pub fn all(&self) -> impl Iterator<Item = (&Arc<Listener>, &Arc<Listening>)> {
+        self.0.iter().flat_map(|address| address.sockets.iter().map(|sockets| (&address.listener, sockets)))
+    }
+
+    /// Those that are not among `others`.
+    pub fn not_in(&self, others: &Self) -> impl Iterator<Item = (&Arc<Listener>, &Arc<Listening>)> {
+        self.all().filter(|(_, listening)| others.known(listening.address).is_none())
+    }
+
+    /// How connections to each of them are treated.
+    pub fn policies(&self, budgets: &mut Budgets) -> Vec<(ListenAddr, Policy)> {
+        let mut policy =
+            |listener: &Arc<Listener>| Policy { config: Arc::clone(listener), budget: budgets.of(listener) };
+        self.all().map(|(listener, listening)| (listening.address, policy(listener))).collect()
+    }
+
+    /// One worker's sockets of those that are not among `others`.
+    pub fn of_worker(&self, worker: usize, others: &Self) -> io::Result<Vec<(ListenAddr, OwnedFd)>> {
+        self.not_in(others).map(|(_, listening)| Ok((listening.address, listening.of_worker(worker)?))).collect()
+    }
+
+    /// By the words of the configuration: port 0 is another port each time that it is bound.
+    fn of(&self, listener: &Name, bind: Bind) -> Option<Vec<Arc<Listening>>> {
+        let found = self.0.iter().find(|address| address.listener.name == *listener && address.bind == bind)?;
+        Some(found.sockets.clone())
+    }
+
+    /// By the address itself, whoever has it: `*:80` may become `0.0.0.0:80`, and a listener get another name.
+    fn known(&self, address: ListenAddr) -> Option<Arc<Listening>> {
+        self.all().find(|(_, listening)| listening.address == address).map(|(_, listening)| Arc::clone(listening))
+    }
+}

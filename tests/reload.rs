@@ -1,0 +1,367 @@
+//! Another configuration while the gateway serves: applied whole or not at all, and felt by nothing that it does not concern.
+
+mod support;
+
+use std::net::{SocketAddr, TcpListener};
+use std::time::Duration;
+
+use serde_json::Value;
+use support::backend::{self, Backend};
+use support::client::Client;
+use support::frame;
+use support::gateway::{Gateway, Signal};
+use support::peer::Peer;
+use support::until;
+
+const LISTENER: &str = "[[listener]]\nname = \"web\"\nbind = \"127.0.0.1:0\"\n";
+
+/// A deadline that no test waits for.
+const NEVER: &str = "[drain]\ndeadline = \"10m\"\n";
+
+fn page(path: &str, body: &str) -> String {
+    format!("[[route]]\nname = \"page-{body}\"\npath = \"{path}\"\nrespond = {{ status = 200, body = \"{body}\" }}\n")
+}
+
+fn upstream(name: &str, endpoints: &[SocketAddr], more: &str) -> String {
+    let endpoints: Vec<_> = endpoints.iter().map(|address| format!("\"{address}\"")).collect();
+    format!("[upstream.{name}]\nendpoints = [{}]\n{more}\n", endpoints.join(", "))
+}
+
+fn to(path: &str, upstream: &str, more: &str) -> String {
+    format!(
+        "[[route]]\nname = \"to{}\"\npath = \"{path}\"\nupstream = \"{upstream}\"\n{more}\n",
+        path.replace('/', "-")
+    )
+}
+
+/// One message there and back.
+fn echoes(tunnel: &mut Peer, text: &str) {
+    tunnel.send(frame::client(1, true, text));
+    assert_eq!(frame::read(tunnel).text(), text);
+}
+
+fn tunnel(gateway: &Gateway, path: &str) -> Peer {
+    let mut tunnel = Client::upgrade(gateway.address("web"), path).0;
+    echoes(&mut tunnel, "before");
+    tunnel
+}
+
+/// What a reload said of single parts: (kind, name, what happened to it).
+fn told(gateway: &Gateway) -> Vec<(String, String, String)> {
+    let words = |message: &Value, key: &str| message[key].as_str().unwrap_or_default().to_owned();
+    let line = |m: &Value| m["kind"].is_string().then(|| (words(m, "kind"), words(m, "name"), words(m, "message")));
+    gateway.messages().iter().filter_map(line).collect()
+}
+
+fn triple(kind: &str, name: &str, how: &str) -> (String, String, String) {
+    (kind.to_owned(), name.to_owned(), how.to_owned())
+}
+
+#[test]
+fn requests_are_served_by_the_new_file_on_connections_that_are_there_and_on_fresh_ones() {
+    let gateway = Gateway::start(&format!("{LISTENER}{}", page("/a", "one")));
+    let mut kept = Client::connect(gateway.address("web"));
+    let mut ask = |path: &str| {
+        kept.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"));
+        let answer = kept.read_answer();
+        (answer.status, answer.text().to_owned())
+    };
+    assert_eq!(ask("/a"), (200, "one".to_owned()));
+    gateway.reload(&format!("{LISTENER}{}{}", page("/a", "two"), page("/b", "three")));
+    assert_eq!(ask("/a"), (200, "two".to_owned()));
+    assert_eq!(ask("/b"), (200, "three".to_owned()));
+    assert_eq!(Client::get(gateway.address("web"), "/b").text(), "three");
+    gateway.reload(&format!("{LISTENER}{}", page("/b", "three")));
+    assert_eq!(ask("/a").0, 404);
+    assert_eq!(
+        told(&gateway),
+        [
+            triple("route", "page-two", "added"),
+            triple("route", "page-three", "added"),
+            triple("route", "page-one", "removed"),
+            triple("route", "page-two", "removed"),
+        ]
+    );
+    gateway.stop();
+}
+
+/// A request that is under way is answered as the file was when it began.
+#[test]
+fn a_request_that_is_under_way_keeps_what_it_began_with() {
+    let slow = Backend::start(|mut peer| {
+        peer.read_head();
+        // The answer waits for a word that only comes when the gateway has gone over to the other file.
+        assert_eq!(peer.read_exact(2), b"go");
+        peer.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nslow");
+        peer.read_to_end();
+    });
+    let before = format!("{LISTENER}{}{}", upstream("u", &[slow.address()], ""), to("/u", "u", ""));
+    let gateway = Gateway::start(&before);
+    let mut client = Client::connect(gateway.address("web"));
+    client.send("POST /u HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n");
+    until("the backend has the head", || slow.received().first().is_some_and(|bytes| bytes.ends_with(b"\r\n\r\n")));
+    gateway.reload(&format!("{LISTENER}{}", page("/", "other")));
+    client.send("go");
+    assert_eq!(client.read_answer().text(), "slow");
+    gateway.stop();
+}
+
+#[test]
+fn a_tunnel_is_touched_by_its_own_route_alone_and_as_that_says() {
+    let backend = Backend::start(backend::websocket_echo);
+    let file = |changed: &str, drain: &str| {
+        let route = |path: &str, policy: &str, more: &str| to(path, "u", &format!("on_change = \"{policy}\"\n{more}"));
+        [
+            drain,
+            LISTENER,
+            &upstream("u", &[backend.address()], ""),
+            &route("/same", "close", ""),
+            &route("/keep", "keep", changed),
+            &route("/close", "close", changed),
+            &route("/drain", "drain", changed),
+            "[[route]]\nname = \"echo\"\npath = \"/echo\"\nservice = \"echo\"\non_change = \"close\"\n",
+            changed,
+        ]
+        .concat()
+    };
+    let drain = "[drain]\ndeadline = \"300ms\"\n";
+    let gateway = Gateway::start(&file("", drain));
+    let mut tunnels: Vec<_> = ["/same", "/keep"].map(|path| tunnel(&gateway, path)).into();
+    let [mut closed, mut drained, mut echo] = ["/close", "/drain", "/echo"].map(|path| tunnel(&gateway, path));
+    gateway.reload(&file("plain = false\n", drain));
+    let ended = |route: &str| gateway.record(|record| record["route"] == *route && record["record"] == "tunnel");
+    for (route, peer) in [("to-close", &mut closed), ("echo", &mut echo)] {
+        let record = ended(route);
+        assert_eq!(
+            (&record["ended_by"], &record["cause"]),
+            (&"Drain".into(), &"its route has changed".into()),
+            "{record}"
+        );
+        peer.read_to_end();
+    }
+    let record = ended("to-drain");
+    assert_eq!((&record["ended_by"], &record["cause"]), (&"Drain".into(), &"its route has changed".into()), "{record}");
+    drained.read_to_end();
+    tunnels.iter_mut().for_each(|tunnel| echoes(tunnel, "after"));
+    // And when they are gone, in another order of the file.
+    gateway.reload(&format!(
+        "{drain}{LISTENER}{}{}",
+        upstream("u", &[backend.address()], ""),
+        to("/same", "u", "on_change = \"close\"")
+    ));
+    tunnels.iter_mut().for_each(|tunnel| echoes(tunnel, "and after"));
+    gateway.reload(&format!("{LISTENER}{}", page("/", "nothing")));
+    let record = ended("to-same");
+    assert_eq!((&record["ended_by"], &record["cause"]), (&"Drain".into(), &"its route was removed".into()), "{record}");
+    tunnels[0].read_to_end();
+    drop(tunnels);
+    gateway.stop();
+}
+
+/// A tunnel that is to drain has until `drain.deadline`, and may end by itself before.
+#[test]
+fn a_tunnel_that_drains_lives_until_the_deadline_and_not_longer() {
+    let backend = Backend::start(backend::websocket_echo);
+    let file = |deadline: &str, more: &str| {
+        let upstream = upstream("u", &[backend.address()], "");
+        format!(
+            "[drain]\ndeadline = \"{deadline}\"\n{LISTENER}{upstream}{}",
+            to("/u", "u", &format!("on_change = \"drain\"\n{more}"))
+        )
+    };
+    let gateway = Gateway::start(&file("10m", ""));
+    let [mut by_itself, mut other] = [tunnel(&gateway, "/u"), tunnel(&gateway, "/u")];
+    gateway.reload(&file("10m", "plain = false\n"));
+    gateway.message(|message| message["tunnels"] == 2);
+    echoes(&mut by_itself, "still");
+    by_itself.finish_sending();
+    by_itself.expect_eof();
+    assert_eq!(gateway.record(|_| true)["ended_by"], "ClientClosed");
+    // Another change with a deadline that comes: what began before is drained by it, too.
+    gateway.reload(&file("200ms", "plain = true\n"));
+    echoes(&mut other, "still");
+    let record = gateway.record(|_| true);
+    assert_eq!(record["ended_by"], "Drain");
+    other.read_to_end();
+    gateway.stop();
+}
+
+#[test]
+fn tunnels_of_an_endpoint_that_left_the_file_do_as_their_upstream_says() {
+    for (policy, ends) in [("keep", false), ("close", true), ("drain", true)] {
+        let [gone, stays] = [(); 2].map(|()| Backend::start(backend::websocket_echo));
+        let file = |endpoints: &[SocketAddr]| {
+            let upstream = upstream("u", endpoints, &format!("on_removed = \"{policy}\""));
+            format!("[drain]\ndeadline = \"200ms\"\n{LISTENER}{upstream}{}", to("/u", "u", ""))
+        };
+        let gateway = Gateway::start(&file(&[gone.address(), stays.address()]));
+        let mut tunnels = [tunnel(&gateway, "/u"), tunnel(&gateway, "/u")];
+        gateway.reload(&file(&[stays.address()]));
+        if ends {
+            let record = gateway.record(|_| true);
+            assert_eq!(record["endpoint"], gone.address().to_string(), "{policy}: {record}");
+            assert_eq!((&record["ended_by"], &record["cause"]), (&"Drain".into(), &"its endpoint was removed".into()));
+        }
+        let living = tunnels.iter_mut().filter_map(|tunnel| {
+            tunnel.try_send(frame::client(1, true, "after")).ok()?;
+            Some(tunnel.try_read_some().ok()?.len())
+        });
+        assert_eq!(living.filter(|read| *read > 0).count(), if ends { 1 } else { 2 }, "{policy}");
+        drop(tunnels);
+        gateway.stop();
+    }
+}
+
+#[test]
+fn listeners_come_and_go_by_address_and_what_waits_in_a_queue_is_served() {
+    let second = "[[listener]]\nname = \"second\"\nbind = \"127.0.0.1:0\"\n";
+    let gateway = Gateway::start(&format!("{LISTENER}{}", page("/", "here")));
+    gateway.reload(&format!("{LISTENER}{second}{}", page("/", "here")));
+    let (web, other) = (gateway.address("web"), gateway.address("second"));
+    assert_eq!(Client::get(other, "/").text(), "here");
+    let mut kept = Client::connect(other);
+    kept.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(kept.read_answer().text(), "here");
+    // Connected, but not yet accepted, when the address goes.
+    std::fs::write(
+        gateway.folder().join("gateway.toml"),
+        format!("[log]\nformat = \"json\"\n{LISTENER}{}", page("/", "there")),
+    )
+    .expect("the folder can be written");
+    let mut queued = gateway.standing_still(|| {
+        let mut queued = Client::connect(other);
+        queued.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        gateway.signal(Signal::SIGHUP);
+        queued
+    });
+    gateway.message(|message| message["message"] == "no longer listening" && message["address"] == other.to_string());
+    gateway.message(|message| message["message"] == "reloaded" && message["listeners"] == 1);
+    assert_eq!(queued.read_answer().status, 200);
+    kept.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(kept.read_answer().text(), "there");
+    let free = TcpListener::bind(other);
+    assert!(free.is_ok(), "the address is free again: {free:?}");
+    // An address that another listener gets is the same socket: who waits in its queue waits there still.
+    let renamed = format!("[[listener]]\nname = \"renamed\"\nbind = \"{web}\"\n");
+    gateway.reload(&format!("{renamed}{}", page("/", "again")));
+    assert_eq!(Client::get(web, "/").text(), "again");
+    assert_eq!(gateway.record(|record| record["listener"] == "renamed")["status"], 200);
+    gateway.stop();
+}
+
+#[test]
+fn a_file_that_is_refused_changes_nothing_and_is_told_with_its_place() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let taken = taken.local_addr().map(|address| (address, taken)).expect("its address");
+    let file = format!("{NEVER}{LISTENER}{}", page("/", "here"));
+    let gateway = Gateway::start(&file);
+    let before = gateway.descriptors();
+    let table = [
+        (format!("{LISTENER}[[route]]\nservice = \"ehco\"\n"), vec!["gateway.toml:7:11", "did you mean \"echo\"?"]),
+        (
+            format!(
+                "[log]\nformat = \"text\"\n{LISTENER}[[listener]]\nname = \"new\"\nbind = \"127.0.0.1:0\"\n[[listener]]\nname = \"taken\"\nbind = \"{}\"\n{}",
+                taken.0,
+                page("/", "new")
+            ),
+            vec!["listener \"taken\": cannot listen on", "the address is in use by another process"],
+        ),
+        (
+            format!("[limits]\nconnections = 90000000\n{LISTENER}{}", page("/", "new")),
+            vec!["limits.connections = 90000000 does not fit"],
+        ),
+    ];
+    for (text, words) in table {
+        let refused = gateway.reload_in_vain(&text);
+        assert!(words.iter().all(|word| refused.contains(word)), "not {words:?}: {refused}");
+        assert_eq!(Client::get(gateway.address("web"), "/").text(), "here");
+        // Those of the client's connection, and of the address that could be bound, are closed.
+        until("no descriptor is left of it", || gateway.descriptors() == before);
+    }
+    assert_eq!(told(&gateway), []);
+    gateway.reload(&file);
+    gateway.stop();
+}
+
+#[test]
+fn keys_that_need_a_new_process_are_named_and_the_rest_of_the_file_is_applied() {
+    let gateway = Gateway::start(&format!("[gateway]\nworkers = 1\n{LISTENER}{}", page("/", "one")));
+    gateway.reload(&format!("[gateway]\nworkers = 2\n[tcp]\nbacklog = 7\n{LISTENER}{}", page("/", "two")));
+    let kept = |key: &str| gateway.message(|message| message["key"] == *key)["level"] == "WARN";
+    assert!(kept("gateway.workers") && kept("tcp.backlog"));
+    assert_eq!(Client::get(gateway.address("web"), "/").text(), "two");
+    gateway.stop();
+}
+
+#[test]
+fn a_budget_of_tunnels_changes_with_those_that_are_open_in_it() {
+    let file = |tunnels: &str| format!("[limits]\ntunnels = {tunnels}\n{LISTENER}[[route]]\nservice = \"echo\"\n");
+    let gateway = Gateway::start(&file("\"off\""));
+    let web = gateway.address("web");
+    let refused = || Client::ask(web, support::client::opening_handshake("a", "/", "")).status;
+    let mut open: Vec<_> = (0..3).map(|_| tunnel(&gateway, "/")).collect();
+    gateway.reload(&file("2"));
+    assert_eq!(refused(), 503);
+    open.iter_mut().for_each(|tunnel| echoes(tunnel, "kept"));
+    for left in [2, 1] {
+        open.pop();
+        gateway.record(|record| record["record"] == "tunnel");
+        assert_eq!(refused() == 503, left == 2);
+    }
+    gateway.reload(&file("50"));
+    open.extend((0..5).map(|_| tunnel(&gateway, "/")));
+    drop(open);
+    gateway.stop();
+}
+
+#[test]
+fn what_is_said_of_records_and_messages_changes_too() {
+    let file = |log: &str| format!("[log]\n{log}\n{LISTENER}{}", page("/", "here"));
+    let gateway = Gateway::start(&file("format = \"json\""));
+    let web = gateway.address("web");
+    Client::get(web, "/");
+    gateway.record(|record| record["status"] == 200);
+    gateway.reload(&file("format = \"json\"\nrecords = \"off\""));
+    Client::get(web, "/");
+    gateway.reload(&file("format = \"json\"\nrecords = \"all\"\nlevel = \"debug\""));
+    Client::get(web, "/");
+    gateway.record(|record| record["status"] == 200);
+    assert_eq!(gateway.records().len(), 2);
+    let text = file("format = \"text\"");
+    std::fs::write(gateway.folder().join("gateway.toml"), text).expect("the folder can be written");
+    gateway.signal(Signal::SIGHUP);
+    gateway.line(|line| line.contains("INFO reloaded changes=1"));
+    Client::get(web, "/");
+    gateway.line(|line| line.contains("record=request") && line.contains("status=200"));
+    gateway.signal(Signal::SIGTERM);
+    assert_eq!(gateway.wait().0.code(), Some(0));
+}
+
+#[test]
+fn a_reload_during_a_drain_is_refused() {
+    let file = format!("{NEVER}{LISTENER}[[route]]\nservice = \"echo\"\n");
+    let gateway = Gateway::start(&file);
+    let open = tunnel(&gateway, "/");
+    gateway.signal(Signal::SIGTERM);
+    gateway.message(|message| message["message"] == "draining");
+    assert_eq!(gateway.reload_in_vain(&file), "the reload is refused: the gateway drains");
+    drop(open);
+    assert_eq!(gateway.wait().0.code(), Some(0));
+}
+
+#[test]
+fn a_deadline_of_connections_counts_for_those_that_come_after_it() {
+    let file = |keep_alive: &str| format!("[timeouts]\nkeep_alive = \"{keep_alive}\"\n{LISTENER}{}", page("/", "here"));
+    let gateway = Gateway::start(&file("10m"));
+    let connect = || {
+        let mut client = Client::connect(gateway.address("web"));
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!(client.read_answer().text(), "here");
+        client
+    };
+    let mut before = connect();
+    gateway.reload(&file("100ms"));
+    connect().expect_eof();
+    before.expect_silence(Duration::from_millis(200));
+    gateway.stop();
+}
