@@ -49,8 +49,15 @@ impl Authority {
 
     /// The same with another version.
     pub fn trusted_with(&self, version: &'static SupportedProtocolVersion) -> ClientConfig {
+        Self::all_trusted(&[self], version)
+    }
+
+    /// A client's configuration that trusts several.
+    pub fn all_trusted(authorities: &[&Self], version: &'static SupportedProtocolVersion) -> ClientConfig {
         let mut roots = RootCertStore::empty();
-        roots.add(self.certificate.clone()).expect("a certificate");
+        for authority in authorities {
+            roots.add(authority.certificate.clone()).expect("a certificate");
+        }
         let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()));
         let builder = builder.with_protocol_versions(&[version]).expect("the provider has it");
         let mut config = builder.with_root_certificates(roots).with_no_client_auth();
