@@ -7,6 +7,7 @@ mod connect;
 mod exchange;
 mod frame;
 mod machine;
+mod pace;
 mod scenario;
 
 use std::net::SocketAddr;

@@ -9,11 +9,12 @@ use futures_util::future::try_join_all;
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 use tokio::task::{JoinHandle, spawn_local};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep};
 
 use crate::connect::{Stream, Target};
 use crate::exchange::{self, close, round_trip};
 use crate::machine::{Spent, Watched, kernel_memory};
+use crate::pace::Pace;
 use crate::{Load, Messages, frame};
 
 /// Connections that are being opened at once: more would overflow queues that are no part of what is measured.
@@ -112,7 +113,8 @@ pub async fn round_trips(
     for (number, stream) in open(&target, messages.tunnels).await?.into_iter().enumerate() {
         // Spread, so that not all of them are due at the same moment.
         let pace = interval
-            .map(|interval| Pace { next: begin + interval.mul_f64(number as f64 / messages.tunnels as f64), interval });
+            .map(|interval| Pace::new(begin + interval.mul_f64(number as f64 / messages.tunnels as f64), interval))
+            .transpose()?;
         tasks.push(spawn_local(talk(stream, Rc::clone(&message), messages.size, pace, Rc::clone(&shared))));
     }
     let change = async move {
@@ -136,12 +138,6 @@ pub async fn round_trips(
     Ok(result)
 }
 
-/// When a tunnel's next message is due, however late the one before was.
-struct Pace {
-    next: Instant,
-    interval: Duration,
-}
-
 async fn talk(
     mut stream: Stream,
     message: Rc<[u8]>,
@@ -154,12 +150,7 @@ async fn talk(
     while !shared.over.get() {
         let due = match &mut pace {
             None => Instant::now(),
-            Some(pace) => {
-                let due = pace.next;
-                pace.next += pace.interval;
-                sleep_until(due).await;
-                due
-            }
+            Some(pace) => pace.due().await?,
         };
         round_trip(&mut stream, &message, echo, &mut room).await?;
         shared.done_since(due);
