@@ -2,7 +2,9 @@
 //! and a caret under the place.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::fmt;
+use std::hash::Hash;
 use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -95,12 +97,15 @@ impl Problems {
     }
 
     /// Notes every value of `values` that stands there twice; `expected` says what to do about it.
-    pub(super) fn tell_repeats<T: PartialEq>(&self, key: &str, values: &[Spanned<T>], expected: &str) {
-        for (index, value) in values.iter().enumerate() {
-            if let Some(first) = values[..index].iter().find(|v| v.get_ref() == value.get_ref()) {
+    pub(super) fn tell_repeats<T: Eq + Hash>(&self, key: &str, values: &[Spanned<T>], expected: &str) {
+        // Not each with each: there may be ten thousand names of routes.
+        let mut seen: HashMap<&T, &Spanned<T>> = HashMap::new();
+        for value in values {
+            if let Some(first) = seen.get(value.get_ref()) {
                 let other = (first.span(), "first here");
                 self.tell_both(value.span(), format!("`{key}`: the same twice"), expected, other);
             }
+            seen.entry(value.get_ref()).or_insert(value);
         }
     }
 
