@@ -1,6 +1,8 @@
 //! A network of a test's own, where all ports and addresses are free.
 
 use std::env;
+use std::fs;
+use std::net::SocketAddr;
 use std::process::Command;
 
 use rustix::process::geteuid;
@@ -38,4 +40,14 @@ pub fn is_own(test: &str, addresses: &[&str]) -> bool {
     assert!(output.status.success(), "in a network of its own:\n{stdout}\n{stderr}");
     assert!(stdout.contains("test result: ok. 1 passed"), "{test} is not the name of one test:\n{stdout}");
     false
+}
+
+/// How many connections of this machine lead to that IPv4 address, as its kernel knows them: one that was reset is none, from
+/// the moment that the reset has come.
+pub fn connections_to(address: SocketAddr) -> usize {
+    let SocketAddr::V4(address) = address else { panic!("not IPv4: {address}") };
+    // The bytes of the address as this machine's words hold them, and the port; the third field of a line (proc(5)).
+    let remote = format!("{:08X}:{:04X}", u32::from_ne_bytes(address.ip().octets()), address.port());
+    let table = fs::read_to_string("/proc/self/net/tcp").expect("Linux has it");
+    table.lines().filter(|line| line.split_whitespace().nth(2) == Some(&remote)).count()
 }
