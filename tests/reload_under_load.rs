@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
-use rustls::version;
+use rustls::{ClientConfig, version};
 use support::backend::{self, Backend};
 use support::client::{Client, opening_handshake};
 use support::frame;
@@ -55,20 +55,67 @@ fn echoes(tunnel: &mut Peer, text: &str) {
     assert_eq!(frame::read(tunnel).text(), text);
 }
 
-/// Does it over and over until it is told to stop; counts how often.
-fn meanwhile(
-    over: &Arc<AtomicBool>,
-    mut work: impl FnMut() + Send + 'static,
-) -> (Arc<AtomicUsize>, thread::JoinHandle<()>) {
-    let (over, count) = (Arc::clone(over), Arc::<AtomicUsize>::default());
-    let counted = Arc::clone(&count);
-    let thread = thread::spawn(move || {
-        while !over.load(Ordering::Relaxed) {
-            work();
-            counted.fetch_add(1, Ordering::Relaxed);
+/// What goes on while the gateway reloads, over and over; each counts how often.
+struct Load {
+    over: Arc<AtomicBool>,
+    works: Vec<(&'static str, Arc<AtomicUsize>, thread::JoinHandle<()>)>,
+}
+
+impl Load {
+    fn begin(&mut self, what: &'static str, mut work: impl FnMut() + Send + 'static) {
+        let (over, count) = (Arc::clone(&self.over), Arc::<AtomicUsize>::default());
+        let counted = Arc::clone(&count);
+        let thread = thread::spawn(move || {
+            while !over.load(Ordering::Relaxed) {
+                work();
+                counted.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        self.works.push((what, count, thread));
+    }
+
+    /// Ends it; fails where anything of it has.
+    fn end(self) {
+        self.over.store(true, Ordering::Relaxed);
+        for (what, count, thread) in self.works {
+            thread.join().unwrap_or_else(|panic| panic!("{what}: {}", support::panic_text(&*panic)));
+            assert!(count.load(Ordering::Relaxed) > 0, "{what} never came to it");
+        }
+    }
+}
+
+/// A thousand busy tunnels, and new requests, new upgrades and new TLS connections.
+fn load(web: SocketAddr, secure: SocketAddr, trust: Arc<ClientConfig>) -> Load {
+    let mut load = Load { over: Arc::default(), works: Vec::new() };
+    let open = |path: &str, count: usize| (0..count).map(|_| Client::upgrade(web, path).0).collect::<Vec<_>>();
+    let mut tunnels = open("/echo", ECHOED_HERE);
+    tunnels.extend(open("/u", FORWARDED));
+    let mut message = 0;
+    load.begin("busy tunnels", move || {
+        message += 1;
+        tunnels.iter_mut().for_each(|tunnel| echoes(tunnel, &format!("message {message}")));
+    });
+    load.begin("requests", move || assert_eq!(Client::ask(web, GET).status, 200));
+    let mut kept = Client::connect(web);
+    load.begin("requests of one connection", move || {
+        kept.send(GET);
+        assert_eq!(kept.read_answer().status, 200);
+    });
+    load.begin("upgrades", move || {
+        for path in ["/echo", "/u"] {
+            let mut tunnel = Client::upgrade(web, path).0;
+            echoes(&mut tunnel, "new");
+            tunnel.finish_sending();
+            tunnel.read_to_end();
         }
     });
-    (count, thread)
+    load.begin("TLS handshakes", move || {
+        let mut tunnel = tls::secure(Client::connect(secure), &trust).expect("one of the two certificates");
+        tunnel.send(opening_handshake("localhost", "/echo", ""));
+        assert!(tunnel.read_head().starts_with("HTTP/1.1 101 "));
+        echoes(&mut tunnel, "secured");
+    });
+    load
 }
 
 #[test]
@@ -82,40 +129,8 @@ fn two_hundred_reloads_are_felt_by_nothing_that_they_do_not_concern() {
     let [one, other] = [Authority::new(), Authority::new()];
     let shape = |more: bool| file(more, if more { &other } else { &one }, first.address(), second.address());
     let gateway = Gateway::start(&shape(false));
-    let (web, secure) = (gateway.address("web"), gateway.address("tls"));
-    let open = |path: &str, count: usize| (0..count).map(|_| Client::upgrade(web, path).0).collect::<Vec<_>>();
-    let mut tunnels = open("/echo", ECHOED_HERE);
-    tunnels.extend(open("/u", FORWARDED));
-
-    let over = Arc::new(AtomicBool::new(false));
-    let mut message = 0;
-    let talks = meanwhile(&over, {
-        move || {
-            message += 1;
-            tunnels.iter_mut().for_each(|tunnel| echoes(tunnel, &format!("message {message}")));
-        }
-    });
-    let requests = meanwhile(&over, move || assert_eq!(Client::ask(web, GET).status, 200));
-    let mut kept = Client::connect(web);
-    let kept = meanwhile(&over, move || {
-        kept.send(GET);
-        assert_eq!(kept.read_answer().status, 200);
-    });
-    let upgrades = meanwhile(&over, move || {
-        for path in ["/echo", "/u"] {
-            let mut tunnel = Client::upgrade(web, path).0;
-            echoes(&mut tunnel, "new");
-            tunnel.finish_sending();
-            tunnel.read_to_end();
-        }
-    });
     let trust = Arc::new(Authority::all_trusted(&[&one, &other], &version::TLS13));
-    let handshakes = meanwhile(&over, move || {
-        let mut tunnel = tls::secure(Client::connect(secure), &trust).expect("one of the two certificates");
-        tunnel.send(opening_handshake("localhost", "/echo", ""));
-        assert!(tunnel.read_head().starts_with("HTTP/1.1 101 "));
-        echoes(&mut tunnel, "secured");
-    });
+    let load = load(gateway.address("web"), gateway.address("tls"), trust);
 
     let mut warm = None;
     let path = gateway.folder().join("gateway.toml");
@@ -128,14 +143,7 @@ fn two_hundred_reloads_are_felt_by_nothing_that_they_do_not_concern() {
         }
     }
     let (memory, descriptors) = (gateway.anonymous(), gateway.descriptors());
-    over.store(true, Ordering::Relaxed);
-    for (what, (count, thread)) in
-        [("talks", talks), ("requests", requests), ("kept", kept), ("upgrades", upgrades), ("handshakes", handshakes)]
-    {
-        thread.join().unwrap_or_else(|panic| panic!("{what}: {}", support::panic_text(&*panic)));
-        println!("{what}: {}", count.load(Ordering::Relaxed));
-        assert!(count.load(Ordering::Relaxed) > 0, "{what} never came to it");
-    }
+    load.end();
     let (warm_memory, warm_descriptors) = warm.expect("it was warm");
     println!("memory {warm_memory} and then {memory}, descriptors {warm_descriptors} and then {descriptors}");
     assert!(memory < warm_memory + TOLERATED, "{warm_memory} bytes after {} reloads, {memory} after all", RELOADS / 4);
