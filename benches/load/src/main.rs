@@ -46,9 +46,16 @@ enum Command {
         /// Tunnels that are open beside and silent.
         #[arg(long, default_value_t = 0)]
         idle: usize,
-        /// What becomes of the silent tunnels while the others are measured.
-        #[arg(long, default_value = "stay")]
-        meanwhile: scenario::Meanwhile,
+    },
+    /// Tunnels that come or go all at once, each time that a line comes on standard input; measures nothing. A process of its
+    /// own, so that what it has to do holds up nobody who measures.
+    Storm {
+        /// ws or wss; certificates are not checked.
+        #[arg(long)]
+        url: String,
+        /// How many tunnels.
+        #[arg(long, default_value_t = 9000)]
+        tunnels: usize,
     },
     /// Tunnels that are open and silent: what the proxy's memory grows by.
     Idle {
@@ -133,9 +140,10 @@ fn main() -> anyhow::Result<()> {
 async fn run(command: Command) -> anyhow::Result<Option<serde_json::Value>> {
     Ok(Some(match command {
         Command::Backend { bind } => return backend::serve(bind).await.map(|()| None),
-        Command::RoundTrips { load, messages, rate, idle, meanwhile } => {
-            scenario::round_trips(&load, messages, rate, idle, meanwhile).await?
+        Command::RoundTrips { load, messages, rate, idle } => {
+            scenario::round_trips(&load, messages, rate, idle).await?
         }
+        Command::Storm { url, tunnels } => return scenario::storm(&Target::parse(&url)?, tunnels).await.map(|()| None),
         Command::Idle { load, tunnels, rounds } => scenario::idle(&load, tunnels, rounds).await?,
         Command::Upgrades { load, parallel } => scenario::upgrades(&load, parallel).await?,
         Command::Get { load, connections } => scenario::get(&load, connections).await?,

@@ -8,6 +8,7 @@ use anyhow::Context;
 use futures_util::future::try_join_all;
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::{Instant, sleep};
 
@@ -19,19 +20,10 @@ use crate::{Load, Messages, frame};
 
 /// Connections that are being opened at once: more would overflow queues that are no part of what is measured.
 const OPENING: usize = 64;
+/// And where that is what is measured: as many as the queue of a listening socket takes on most machines.
+const AT_ONCE: usize = 4000;
 const ROOM: usize = 64 * 1024;
 const PAGE: usize = 125;
-
-/// What becomes of the silent tunnels while the busy ones are measured.
-#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Meanwhile {
-    /// They stay open.
-    Stay,
-    /// They are opened.
-    Open,
-    /// They end, all at once.
-    End,
-}
 
 /// What the tasks of a scenario share.
 struct Shared {
@@ -62,21 +54,15 @@ impl Shared {
     }
 
     /// Warms up, measures, and lets the tasks end.
-    async fn measure(
-        &self,
-        load: &Load,
-        tasks: Vec<JoinHandle<anyhow::Result<()>>>,
-        meanwhile: impl Future<Output = anyhow::Result<()>>,
-    ) -> anyhow::Result<Spent> {
+    async fn measure(&self, load: &Load, tasks: Vec<JoinHandle<anyhow::Result<()>>>) -> anyhow::Result<Spent> {
         sleep(load.measured() / 5).await;
         let watched = load.watched();
         let mark = watched.mark()?;
         self.measuring.set(true);
-        let (_, meanwhile) = tokio::join!(sleep(load.measured()), meanwhile);
+        sleep(load.measured()).await;
         self.measuring.set(false);
         let spent = watched.since(&mark)?;
         self.over.set(true);
-        meanwhile?;
         for task in tasks {
             task.await??;
         }
@@ -96,15 +82,9 @@ impl Shared {
 }
 
 /// Messages that are echoed.
-pub async fn round_trips(
-    load: &Load,
-    messages: Messages,
-    rate: Option<f64>,
-    idle: usize,
-    meanwhile: Meanwhile,
-) -> anyhow::Result<Value> {
+pub async fn round_trips(load: &Load, messages: Messages, rate: Option<f64>, idle: usize) -> anyhow::Result<Value> {
     let target = load.target()?;
-    let silent = if meanwhile == Meanwhile::Open { Vec::new() } else { open(&target, idle).await? };
+    let silent = open(&target, idle).await?;
     let shared = Shared::new()?;
     let message: Rc<[u8]> = frame::message(messages.size).into();
     let begin = Instant::now();
@@ -117,15 +97,8 @@ pub async fn round_trips(
             .transpose()?;
         tasks.push(spawn_local(talk(stream, Rc::clone(&message), messages.size, pace, Rc::clone(&shared))));
     }
-    let change = async move {
-        match meanwhile {
-            Meanwhile::Stay => sleep(load.measured()).await,
-            Meanwhile::End => drop(silent),
-            Meanwhile::Open => drop(open(&target, idle).await?),
-        }
-        anyhow::Ok(())
-    };
-    let spent = shared.measure(load, tasks, change).await?;
+    let spent = shared.measure(load, tasks).await?;
+    drop(silent);
     let mut result = shared.result(&spent);
     let gibibytes = shared.units.get() as f64 * messages.size as f64 / f64::from(1 << 30);
     result["cpu_s_per_gib"] = json!(spent.proxy / gibibytes);
@@ -211,6 +184,24 @@ async fn open(target: &Target, count: usize) -> anyhow::Result<Vec<Stream>> {
     Ok(open)
 }
 
+/// Opens all tunnels at once for one line of standard input, and ends them all at once for the next.
+pub async fn storm(target: &Target, tunnels: usize) -> anyhow::Result<()> {
+    let mut lines = BufReader::new(tokio::io::stdin()).lines();
+    let next = async |lines: &mut Lines<_>| lines.next_line().await.map(|line| line.is_some());
+    while next(&mut lines).await? {
+        let mut open = Vec::with_capacity(tunnels);
+        while open.len() < tunnels {
+            let next = AT_ONCE.min(tunnels - open.len());
+            open.extend(try_join_all((0..next).map(|_| target.tunnel())).await?);
+        }
+        println!("{}", json!({ "open": open.len() }));
+        next(&mut lines).await?;
+        drop(open);
+        println!("{}", json!({ "open": 0 }));
+    }
+    Ok(())
+}
+
 /// Connect, upgrade, one message, close: over and over.
 pub async fn upgrades(load: &Load, parallel: usize) -> anyhow::Result<Value> {
     let shared = Shared::new()?;
@@ -229,7 +220,7 @@ pub async fn upgrades(load: &Load, parallel: usize) -> anyhow::Result<Value> {
             Ok(())
         }));
     }
-    let spent = shared.measure(load, tasks, async { Ok(()) }).await?;
+    let spent = shared.measure(load, tasks).await?;
     Ok(shared.result(&spent))
 }
 
@@ -249,6 +240,6 @@ pub async fn get(load: &Load, connections: usize) -> anyhow::Result<Value> {
             Ok(())
         }));
     }
-    let spent = shared.measure(load, tasks, async { Ok(()) }).await?;
+    let spent = shared.measure(load, tasks).await?;
     Ok(shared.result(&spent))
 }
