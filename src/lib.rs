@@ -21,6 +21,7 @@ pub mod gateway;
 pub mod change;
 pub mod control;
 pub mod reload;
+pub mod turns;
 pub mod worker;
 
 pub mod listening;

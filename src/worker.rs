@@ -18,6 +18,7 @@ use crate::downstream::listener::{Listener, Policy};
 use crate::proxy::{self, Serving};
 use crate::record::Sink;
 use crate::registry::{Open, Order, Registry};
+use crate::turns;
 use crate::upstream::pool::{self, Pool};
 
 /// What the control thread tells a worker.
@@ -121,6 +122,8 @@ impl Worker {
         let mut accepting = Accepting::default();
         accepting.serve(first, &context);
         let sweeper = spawn(sweep_pool(Arc::clone(&context)));
+        // To the end: what is cut at last ends in turns, too.
+        let turns = spawn(turns::begin_turns());
         let last = loop {
             match inbox.recv().await {
                 Some(Message::Serve(change)) => accepting.serve(change, &context),
@@ -142,6 +145,7 @@ impl Worker {
         let Open { connections, tunnels } = context.registry.order(Order::HardStop);
         context.cell.cut.add((connections + tunnels) as u64);
         context.registry.empty().await;
+        turns.abort();
     }
 }
 

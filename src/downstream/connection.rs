@@ -9,7 +9,7 @@ use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -35,6 +35,7 @@ use crate::rejection::ConnectionFault;
 use crate::tunnel::Side;
 use crate::tunnel::alarm::Alarm;
 use crate::tunnel::io::TunnelIo;
+use crate::turns;
 use crate::worker;
 
 /// The least that hyper's buffer may be bounded to; a head may be smaller, by its own limit.
@@ -204,6 +205,7 @@ where
     let mut alarm = Alarm::new(Instant::now() + connection.listener.timeouts.request_head);
     poll_fn(|cx| {
         connection.entry.wake_by(cx.waker());
+        ready!(turns::poll(cx));
         match connection.entry.ordered() {
             Order::HardStop => return Poll::Ready(End::HardStop),
             Order::Drain if connection.timing().must_look() => return Poll::Ready(End::Look),

@@ -18,6 +18,7 @@ use super::readiness;
 use super::seat::{ConnectionBudget, Permits, PlacesOfClient, Seat};
 use crate::config;
 use crate::socket;
+use crate::turns;
 use crate::worker::{self, Stage};
 
 /// How long accepting pauses when the machine has nothing left to accept with.
@@ -93,6 +94,7 @@ impl Queue {
     async fn accept(&mut self) -> io::Result<(TcpStream, ClientAddr, Permits)> {
         loop {
             let mut ready = self.socket.readable().await?;
+            turns::turn().await;
             let permits = match self.policy.budget.try_take() {
                 Some(permits) => permits,
                 // Readiness outlives the last accept: only now that there is no place is it worth asking the kernel.

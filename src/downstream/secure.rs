@@ -4,7 +4,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::pin::pin;
-use std::task::Poll;
+use std::task::{Poll, ready};
 use std::time::Instant;
 
 use tokio::net::TcpStream;
@@ -15,6 +15,7 @@ use crate::config::{Listener, Scheme};
 use crate::registry::{Entry, Order};
 use crate::tunnel::alarm::Alarm;
 use crate::tunnel::io::TunnelIo;
+use crate::turns;
 
 /// A stream that is ready for HTTP.
 #[derive(Debug)]
@@ -54,6 +55,7 @@ pub async fn secure(
     let mut shaking = pin!(shake_hands(stream, tls));
     poll_fn(|cx| {
         entry.wake_by(cx.waker());
+        ready!(turns::poll(cx));
         match entry.ordered() {
             Order::HardStop => return Poll::Ready(Err(Insecure::HardStop)),
             // A drain waits for it no longer than for any connection that has not had its first request.

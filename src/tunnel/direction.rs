@@ -14,6 +14,7 @@ use tokio::io::ReadBuf;
 use super::clock::Marks;
 use super::frames::Cursor;
 use super::io::TunnelIo;
+use crate::turns;
 
 /// Reads in one poll, so that a bulk tunnel does not hold up its neighbours.
 const READS_A_POLL: usize = 4;
@@ -139,6 +140,7 @@ impl Direction {
                 }
                 State::Ending if silently => State::Ended,
                 State::Ending => {
+                    ready!(turns::poll(cx));
                     ready!(to.poll_shutdown(cx)).map_err(Break::Sink)?;
                     State::Ended
                 }

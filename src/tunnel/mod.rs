@@ -21,7 +21,7 @@ use std::cell::RefCell;
 use std::fmt;
 use std::io::ErrorKind;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -36,6 +36,7 @@ use crate::config::ExchangeTimeouts;
 use crate::downstream::seat::Seat;
 use crate::record::Record;
 use crate::registry::Order;
+use crate::turns;
 use crate::upstream::endpoint::EndpointGuard;
 
 /// Bytes read at once; one buffer a worker, whatever the number of its tunnels.
@@ -109,6 +110,8 @@ pub struct Tunnel {
     limits: Limits,
     alarm: Alarm,
     wakes_by_order: bool,
+    /// What has ended it, while it waits for its turn to be taken apart.
+    ending: Option<EndedBy>,
     holds: Holds,
 }
 
@@ -161,6 +164,7 @@ impl Tunnel {
             limits,
             alarm: Alarm::new(now + limits.idle),
             wakes_by_order: false,
+            ending: None,
             holds,
         }
     }
@@ -328,7 +332,16 @@ impl Future for Tunnel {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        self.poll_end(cx).map(|by| self.end(by))
+        let by = match self.ending {
+            Some(by) => by,
+            None => {
+                let by = ready!(self.poll_end(cx));
+                *self.ending.insert(by)
+            }
+        };
+        ready!(turns::poll(cx));
+        self.end(by);
+        Poll::Ready(())
     }
 }
 
