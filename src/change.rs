@@ -66,9 +66,11 @@ fn keep(old: &Config, new: &mut Config) -> Vec<&'static str> {
     keep("gateway.workers", old.gateway.workers != new.gateway.workers);
     keep("tcp.backlog", old.tcp.backlog != new.tcp.backlog);
     keep("log.file", old.log.file != new.log.file);
+    keep("metrics.bind", old.metrics != new.metrics);
     new.gateway.workers = old.gateway.workers;
     new.tcp.backlog = old.tcp.backlog;
     new.log.file.clone_from(&old.log.file);
+    new.metrics = old.metrics;
     kept
 }
 
@@ -237,10 +239,12 @@ mod tests {
     #[test]
     fn keys_that_need_a_new_process_stay_and_are_named() {
         let old = config("[gateway]\nworkers = 1\n");
-        let mut new =
-            config("[gateway]\nworkers = 2\n[tcp]\nbacklog = 5\nkeepalive = \"5s\"\n[log]\nfile = \"stderr\"\n");
+        let mut new = config(
+            "[gateway]\nworkers = 2\n[tcp]\nbacklog = 5\nkeepalive = \"5s\"\n[log]\nfile = \"stderr\"\n\
+                    [metrics]\nbind = \"127.0.0.1:9\"\n",
+        );
         let changes = Changes::between(&old, &mut new);
-        assert_eq!(changes.kept, ["gateway.workers", "tcp.backlog", "log.file"]);
+        assert_eq!(changes.kept, ["gateway.workers", "tcp.backlog", "log.file", "metrics.bind"]);
         assert_eq!((new.gateway.workers, new.tcp.backlog), (old.gateway.workers, old.tcp.backlog));
         assert_eq!(told(&changes), ["section tcp changed"]);
     }

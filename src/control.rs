@@ -19,6 +19,8 @@ use crate::config::{Drain, Name};
 use crate::downstream::seat::{Budget, Budgets};
 use crate::gateway::Ended;
 use crate::listening::Addresses;
+use crate::metrics::Metrics;
+use crate::metrics::http::Served;
 use crate::proxy::Serving;
 use crate::record::Sink;
 use crate::reload::{Retired, Source};
@@ -52,6 +54,8 @@ pub struct Control {
     pub sink: Arc<Sink>,
     /// The log.
     pub output: Output,
+    /// What is told of all of it.
+    pub metrics: Arc<Metrics>,
     /// How to drain.
     pub drain: Drain,
     /// Where another configuration comes from.
@@ -144,22 +148,29 @@ struct Signals {
 }
 
 impl Control {
-    /// Runs the gateway to its end.
-    pub fn run(self, ears: Ears, stop: Stop) -> Ended {
+    /// Runs the gateway to its end; `metrics` is where they are asked for.
+    pub fn run(self, ears: Ears, stop: Stop, metrics: Option<Served>) -> Ended {
         let Ears { runtime, signals } = ears;
-        let ended = runtime.block_on(self.serve(signals, stop));
+        let ended = runtime.block_on(self.serve(signals, stop, metrics));
         // A look-up blocks a thread for as long as the machine's resolver has patience: the end does not wait for it.
         runtime.shutdown_background();
         ended
     }
 
-    async fn serve(mut self, mut signals: Signals, mut stop: Stop) -> Ended {
+    async fn serve(mut self, mut signals: Signals, mut stop: Stop, metrics: Option<Served>) -> Ended {
+        if let Some(metrics) = metrics {
+            let told = Arc::clone(&self.metrics);
+            self.tasks.spawn(metrics.run(told));
+        }
         let (departures, mut departed) = mpsc::unbounded_channel();
         self.tasks.departures = Some(departures);
         self.keep_names();
         tracing::info!(workers = self.workers.len(), "serving");
         tell_service_manager(NotifyState::Ready);
+        self.metrics.ready(true);
         self.until_end(&mut signals, &mut stop, &mut departed).await;
+        // Before anything else of the drain: who asks shall send nothing more.
+        self.metrics.ready(false);
         tracing::info!(deadline = ?self.drain.deadline, open = self.open(), "draining");
         tell_service_manager(NotifyState::Stopping);
         // The workers take what waits in the queues; their duplicates keep the sockets open until they have.
@@ -229,6 +240,7 @@ impl Control {
             Ok(prepared) => self.apply(prepared).await,
             Err(error) => Err(error),
         };
+        self.metrics.reloads.count(result.is_ok());
         if let Err(error) = result {
             tracing::error!("the reload is refused, and the configuration stays as it is: {error}");
         }
@@ -254,7 +266,7 @@ impl Control {
                     tracing::warn!(open = self.open(), "asked again: cutting what is left");
                     break;
                 }
-                _ = signals.hangup.recv() => refuse_reload(),
+                _ = signals.hangup.recv() => self.refuse_reload(),
                 _ = signals.user1.recv() => self.reopen_log(),
                 _ = check.tick() => tell_dropped_lines(&self.output),
             }
@@ -292,6 +304,11 @@ impl Control {
         self.workers.iter().map(|worker| worker.context.registry.len()).sum()
     }
 
+    fn refuse_reload(&self) {
+        self.metrics.reloads.count(false);
+        tracing::error!("the reload is refused: the gateway drains");
+    }
+
     fn reopen_log(&self) {
         self.output.reopen();
         tracing::info!("SIGUSR1: the log file is opened anew");
@@ -316,10 +333,6 @@ async fn either(one: &mut Signal, other: &mut Signal) {
         _ = one.recv() => {}
         _ = other.recv() => {}
     }
-}
-
-fn refuse_reload() {
-    tracing::error!("the reload is refused: the gateway drains");
 }
 
 /// When it is looked whether lines of the log were dropped.

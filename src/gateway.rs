@@ -16,6 +16,8 @@ use crate::control::{self, Control, Ears, WorkerHandle};
 use crate::downstream::addr::ListenAddr;
 use crate::downstream::seat::{Budget, Budgets};
 use crate::listening::Addresses;
+use crate::metrics::Metrics;
+use crate::metrics::http::Served;
 use crate::proxy::Serving;
 use crate::record::Sink;
 use crate::reload::Source;
@@ -33,6 +35,7 @@ pub struct Bound {
     config: Config,
     file: Option<PathBuf>,
     addresses: Addresses,
+    metrics: Option<Served>,
     descriptors: u64,
     connections: NonZeroUsize,
     output: Output,
@@ -44,6 +47,8 @@ pub struct Bound {
 pub enum StartError {
     /// An address cannot be listened on.
     Bind(Name, BindError),
+    /// The address of the metrics cannot be listened on.
+    Metrics(BindError),
     /// `limits.connections` asks for more than the process may open.
     TooManyConnections {
         /// What is configured.
@@ -73,7 +78,9 @@ impl Bound {
         tracing::info!(descriptors, connections, "descriptors");
         let addresses = Addresses::default().followed_by(&config);
         let addresses = addresses.map_err(|(listener, error)| StartError::Bind(listener, error))?;
-        Ok(Self { config, file: None, addresses, descriptors, connections, output, ears })
+        let metrics = config.metrics.bind.map(|bind| Served::bind(bind, &config.tcp)).transpose();
+        let metrics = metrics.map_err(StartError::Metrics)?;
+        Ok(Self { config, file: None, addresses, metrics, descriptors, connections, output, ears })
     }
 
     /// A reload reads this file; without one there is nothing to reload.
@@ -92,7 +99,10 @@ impl Bound {
         for (listener, address) in self.addresses() {
             tracing::info!(%listener, %address, "listening");
         }
-        let Self { config, file, addresses, descriptors, connections, output, ears } = self;
+        if let Some(metrics) = &self.metrics {
+            tracing::info!(address = %metrics.address(), "metrics are served");
+        }
+        let Self { config, file, addresses, metrics: served, descriptors, connections, output, ears } = self;
         let sink = Arc::new(Sink::new(
             output.lines(),
             config.log.format,
@@ -106,7 +116,7 @@ impl Bound {
         let serving = Arc::new(Serving::new(config, &states));
         let mut handles = Vec::new();
         for index in 0..workers {
-            let context = Context::new(Arc::clone(&serving), Arc::clone(&sink), Arc::clone(tunnels.places()));
+            let context = Context::new(index, Arc::clone(&serving), Arc::clone(&sink), Arc::clone(tunnels.places()));
             let first = Change {
                 serving: Arc::clone(&serving),
                 policies: addresses.policies(&mut budgets),
@@ -116,6 +126,8 @@ impl Bound {
             handles.push(start(index, Arc::new(context), first)?);
         }
         let source = Source { file, descriptors };
+        let contexts = handles.iter().map(|worker| Arc::clone(&worker.context)).collect();
+        let metrics = Arc::new(Metrics::new(contexts, Arc::clone(&states), output.losses()));
         let control = Control {
             workers: handles,
             serving,
@@ -125,11 +137,12 @@ impl Bound {
             tunnels,
             sink,
             output,
+            metrics,
             drain,
             source,
             tasks: control::Tasks::default(),
         };
-        Ok(control.run(ears, stop))
+        Ok(control.run(ears, stop, served))
     }
 }
 
@@ -163,6 +176,7 @@ impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Bind(listener, error) => write!(f, "listener \"{listener}\": {error}"),
+            Self::Metrics(error) => write!(f, "metrics.bind: {error}"),
             Self::TooManyConnections { asked, fits } => write!(
                 f,
                 "limits.connections = {asked} does not fit: with its limit of descriptors this process can hold {fits} \

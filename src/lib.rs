@@ -24,6 +24,8 @@ pub mod reload;
 pub mod turns;
 pub mod worker;
 
+pub mod metrics;
+
 pub mod listening;
 pub mod socket;
 

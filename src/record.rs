@@ -16,9 +16,12 @@ use http::{Method, StatusCode};
 use serde_json::{Value, json};
 use tracing_appender::non_blocking::NonBlocking;
 
+use crate::cells::{self, Cell, RouteState, class};
 use crate::config::{LogFormat, Name, Records};
 use crate::downstream::addr::ClientAddr;
+use crate::rejection::Cause;
 use crate::tunnel::{EndedBy, TunnelEnd};
+use crate::upstream::endpoint::Endpoint;
 
 /// Where records go, and which.
 #[derive(Debug)]
@@ -135,6 +138,7 @@ pub struct Record {
 
 #[derive(Debug)]
 struct Fields {
+    cell: Arc<Cell>,
     id: RequestId,
     client: ClientAddr,
     listener: Name,
@@ -142,11 +146,13 @@ struct Fields {
     method: Option<Method>,
     host: Option<Box<str>>,
     path: Option<Box<str>>,
-    route: Option<Name>,
-    endpoint: Option<SocketAddr>,
+    route: Option<Arc<RouteState>>,
+    endpoint: Option<Arc<Endpoint>>,
     status: Option<StatusCode>,
     cause: Option<Cow<'static, str>>,
     rejected: bool,
+    /// It asks for an upgrade.
+    handshake: bool,
     sent: u64,
     received: u64,
     /// Counts a request's body where it is moved, so that its bytes are told however the request ends.
@@ -165,8 +171,9 @@ struct TunnelFields {
 
 impl Record {
     /// The record of a request that is just being read.
-    pub fn begin(sink: &Arc<Sink>, client: ClientAddr, listener: &Name) -> Self {
+    pub fn begin(sink: &Arc<Sink>, cell: &Arc<Cell>, client: ClientAddr, listener: &Name) -> Self {
         let fields = Fields {
+            cell: Arc::clone(cell),
             id: RequestId::next(),
             client,
             listener: listener.clone(),
@@ -179,6 +186,7 @@ impl Record {
             status: None,
             cause: None,
             rejected: false,
+            handshake: false,
             sent: 0,
             received: 0,
             upload: None,
@@ -222,13 +230,18 @@ impl Record {
     }
 
     /// The route that it takes.
-    pub fn takes(&mut self, route: &Name) {
-        self.fields.route = Some(route.clone());
+    pub fn takes(&mut self, route: &Arc<RouteState>) {
+        self.fields.route = Some(Arc::clone(route));
+    }
+
+    /// It is an opening handshake, a right one or not.
+    pub fn is_handshake(&mut self) {
+        self.fields.handshake = true;
     }
 
     /// The endpoint that it was last sent to.
-    pub fn goes_to(&mut self, endpoint: SocketAddr) {
-        self.fields.endpoint = Some(endpoint);
+    pub fn goes_to(&mut self, endpoint: &Arc<Endpoint>) {
+        self.fields.endpoint = Some(Arc::clone(endpoint));
     }
 
     /// The answer's status.
@@ -252,9 +265,10 @@ impl Record {
     }
 
     /// The gateway refused it.
-    pub fn rejected(&mut self, status: StatusCode, cause: impl Into<Cow<'static, str>>) {
+    pub fn rejected(&mut self, status: StatusCode, why: impl Into<Cow<'static, str>>, cause: Cause) {
         self.answered(status);
-        self.because(cause);
+        self.because(why);
+        self.fields.cell.rejections.add(cause as usize);
         self.fields.rejected = true;
     }
 
@@ -271,6 +285,7 @@ impl Record {
     /// The 101 has left: from now on it is a tunnel's record.
     pub fn tunnel_opened(&mut self, now: Instant) {
         self.fields.tunnel = Some(TunnelFields { opened: now, end: None });
+        self.fields.count_tunnel(now);
     }
 
     /// The tunnel's end.
@@ -291,11 +306,59 @@ impl Drop for Record {
         if std::thread::panicking() {
             self.because("the gateway failed: a task panicked");
         }
+        // Before the line is written: who has read it finds it counted.
+        self.fields.count();
         self.sink.take(&self.fields);
     }
 }
 
 impl Fields {
+    fn route_cell(&self) -> &cells::RouteCell {
+        self.route.as_ref().map_or(&self.cell.unrouted, |route| route.cell(self.cell.worker))
+    }
+
+    fn count_tunnel(&self, opened: Instant) {
+        let of_route = self.route_cell();
+        of_route.handshakes.add(class(self.status));
+        of_route.opened.add(1);
+        self.cell.handshakes.observe(&cells::HANDSHAKES, opened.saturating_duration_since(self.began));
+        if let Some(endpoint) = &self.endpoint {
+            endpoint.state.tunnel_began();
+        }
+    }
+
+    /// What it came to. A tunnel's bytes are counted here, at its end: as long as it lives they cost nothing.
+    fn count(&self) {
+        let of_route = self.route_cell();
+        let moved = match &self.tunnel {
+            None => {
+                // A 101 that did not become a tunnel has not left.
+                let class = class(self.status.filter(|status| *status != StatusCode::SWITCHING_PROTOCOLS));
+                if self.handshake {
+                    of_route.handshakes.add(class)
+                } else {
+                    of_route.requests.add(class)
+                }
+                &of_route.of_requests
+            }
+            Some(tunnel) => {
+                of_route.ended.add(1);
+                self.cell.ends.add(tunnel.ended_by() as usize);
+                self.cell.lives.observe(&cells::LIVES, tunnel.opened.elapsed());
+                if let Some(endpoint) = &self.endpoint {
+                    endpoint.state.tunnel_ended();
+                }
+                &of_route.of_tunnels
+            }
+        };
+        moved.sent.add(self.sent());
+        moved.received.add(self.received);
+    }
+
+    fn sent(&self) -> u64 {
+        self.upload.as_ref().map_or(self.sent, |bytes| bytes.load(Ordering::Relaxed))
+    }
+
     fn failed(&self) -> bool {
         let by_status = self.status.is_none_or(|status| status.is_server_error());
         let by_end = self.tunnel.as_ref().is_some_and(|tunnel| {
@@ -319,27 +382,32 @@ impl Fields {
         put("gateway", Some(json!(gateway)));
         put("client", Some(self.client_text().into()));
         put("listener", text(&self.listener));
-        put("route", self.route.as_ref().map(|name| json!(name.as_str())));
-        put("endpoint", self.endpoint.map(|address| json!(address.to_string())));
+        put("route", self.route.as_ref().map(|route| json!(route.name.as_str())));
+        put("endpoint", self.endpoint.as_ref().map(|endpoint| json!(endpoint.address.to_string())));
         put("method", self.method.as_ref().map(|method| json!(method.as_str())));
         put("host", self.host.as_ref().map(|host| json!(host)));
         put("path", self.path.as_ref().map(|path| json!(path)));
         put("status", self.status.map(|status| json!(status.as_u16())));
         put("cause", self.cause.as_ref().map(|cause| json!(cause)));
-        put("sent", Some(json!(self.upload.as_ref().map_or(self.sent, |bytes| bytes.load(Ordering::Relaxed)))));
+        put("sent", Some(json!(self.sent())));
         put("received", Some(json!(self.received)));
         match &self.tunnel {
             None => put("took_ms", Some(milliseconds(self.began, Instant::now()))),
             Some(tunnel) => {
-                // A tunnel that was dropped without an end was in a task that panicked or a runtime that was torn down.
-                let by = tunnel.end.as_ref().map_or(EndedBy::HardStop, |end| end.by);
-                put("ended_by", text(&by));
+                put("ended_by", text(&tunnel.ended_by()));
                 put("close_code", tunnel.end.as_ref().and_then(|end| end.close_code).map(|code| json!(code)));
                 put("handshake_ms", Some(milliseconds(self.began, tunnel.opened)));
                 put("lasted_ms", Some(milliseconds(tunnel.opened, Instant::now())));
             }
         }
         pairs
+    }
+}
+
+impl TunnelFields {
+    /// One that was dropped without an end was in a task that panicked or a runtime that was torn down.
+    fn ended_by(&self) -> EndedBy {
+        self.end.as_ref().map_or(EndedBy::HardStop, |end| end.by)
     }
 }
 

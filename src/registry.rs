@@ -20,6 +20,7 @@ use crate::upstream::endpoint::EndpointState;
 pub struct Registry {
     entries: Mutex<HashMap<u64, Arc<Entry>>>,
     next: AtomicU64,
+    left: AtomicU64,
     emptied: Notify,
 }
 
@@ -118,6 +119,12 @@ impl Registry {
         let entries: Vec<_> = self.lock().values().cloned().collect();
         let with_fate = |entry: &Arc<Entry>| Some((Arc::downgrade(entry), wanted(entry.tunnel.get()?)?));
         entries.iter().filter_map(with_fate).collect()
+    }
+
+    /// The same as [`Registry::len`] but for what comes and goes meanwhile, without the lock that a worker may wait for.
+    pub fn open(&self) -> u64 {
+        let left = self.left.load(Ordering::Acquire);
+        self.next.load(Ordering::Relaxed) - left
     }
 
     /// How many entries there are.
@@ -221,6 +228,7 @@ impl Drop for Registration {
     fn drop(&mut self) {
         let mut entries = self.registry.lock();
         entries.remove(&self.number);
+        self.registry.left.fetch_add(1, Ordering::Release);
         if entries.is_empty() {
             // The table of a day's peak would stay for the life of the process otherwise.
             entries.shrink_to(64);

@@ -7,6 +7,7 @@ use http::header::{
 };
 use http::{HeaderName, Response, StatusCode};
 
+use crate::cells::counted;
 use crate::proxy::body::Body;
 use crate::proxy::framing::FramingError;
 use crate::proxy::headers::has_token;
@@ -61,6 +62,66 @@ pub enum Rejection {
     BodyNotTaken,
 }
 
+counted! {
+/// What the gateway answered by itself for: one of few words, where the record has a sentence.
+pub enum Cause {
+    /// The framing of the request's body.
+    Framing,
+    /// Host, method or target.
+    Target,
+    /// No route.
+    NoRoute,
+    /// Two readings of the path.
+    AmbiguousPath,
+    /// A mistake in the opening handshake.
+    OpeningHandshake,
+    /// Only upgrades are served here.
+    PlainRefused,
+    /// The request has been here before.
+    Loop,
+    /// The gateway is about to end.
+    Draining,
+    /// `limits.tunnels`.
+    TunnelsFull,
+    /// No endpoint to try.
+    NoEndpoint,
+    /// No connection to a backend.
+    ConnectFailed,
+    /// `timeouts.connect`.
+    ConnectTimedOut,
+    /// A backend's connection failed before its answer was whole.
+    Exchange,
+    /// The framing of a backend's answer.
+    AnswerFraming,
+    /// A 101 that is not the one that was asked for.
+    WrongSwitch,
+    /// A 101 that nobody asked for.
+    UnaskedSwitch,
+    /// `timeouts.upgrade`.
+    UpgradeTimedOut,
+    /// `timeouts.response_head`.
+    ResponseTimedOut,
+    /// The request's body broke off.
+    BodyBroken,
+    /// `timeouts.stall`: the client's.
+    BodyTooSlow,
+    /// `timeouts.stall`: the backend's.
+    BodyNotTaken,
+    /// What came is no HTTP/1.1.
+    MalformedHead,
+    /// `limits.head_size` or `limits.headers`.
+    HeadTooLarge,
+    /// A target that is too long.
+    TargetTooLong,
+    /// The preface of HTTP/2.
+    Http2,
+    /// `timeouts.request_head`.
+    HeadTooSlow,
+    /// Plain HTTP on a listener with TLS.
+    PlainHttp,
+}
+}
+
 impl Rejection {
     /// The status that says it.
     pub fn status(&self) -> StatusCode {
@@ -89,13 +150,39 @@ impl Rejection {
     /// The answer, and its reason in the record.
     pub fn answer(&self, record: &mut Record) -> Response<Body> {
         let status = self.status();
-        record.rejected(status, self.to_string());
+        record.rejected(status, self.to_string(), self.cause());
         let mut response = Response::new(Body::full(self.text(status).into()));
         *response.status_mut() = status;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
         self.add_headers(headers);
         response
+    }
+
+    fn cause(&self) -> Cause {
+        match self {
+            Self::Framing(_) => Cause::Framing,
+            Self::Target(_) => Cause::Target,
+            Self::Route(RouteError::NotFound) => Cause::NoRoute,
+            Self::Route(RouteError::AmbiguousPath) => Cause::AmbiguousPath,
+            Self::Opening(_) => Cause::OpeningHandshake,
+            Self::PlainRefused(_) => Cause::PlainRefused,
+            Self::Loop => Cause::Loop,
+            Self::Draining => Cause::Draining,
+            Self::TunnelsFull => Cause::TunnelsFull,
+            Self::NoEndpoint => Cause::NoEndpoint,
+            Self::Connect(ConnectError::Failed(_)) => Cause::ConnectFailed,
+            Self::Connect(ConnectError::TimedOut) => Cause::ConnectTimedOut,
+            Self::Exchange(_) => Cause::Exchange,
+            Self::AnswerFraming(_) => Cause::AnswerFraming,
+            Self::Answer(_) => Cause::WrongSwitch,
+            Self::UnaskedSwitch => Cause::UnaskedSwitch,
+            Self::UpgradeTimedOut => Cause::UpgradeTimedOut,
+            Self::ResponseTimedOut => Cause::ResponseTimedOut,
+            Self::Body(_) => Cause::BodyBroken,
+            Self::BodyTooSlow => Cause::BodyTooSlow,
+            Self::BodyNotTaken => Cause::BodyNotTaken,
+        }
     }
 
     /// A client's mistake is explained to it; what is wrong behind the gateway is not the client's to read.
@@ -188,19 +275,21 @@ impl ConnectionFault {
 
     /// Puts it into a record of its own. A connection that said nothing is no request: it has none.
     pub fn tell(&self, record: Record) {
-        let status = match self {
-            Self::MalformedHead(_) | Self::Http2 | Self::PlainHttp => Some(StatusCode::BAD_REQUEST),
-            Self::TargetTooLong => Some(StatusCode::URI_TOO_LONG),
-            Self::HeadTooLarge => Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE),
-            Self::HeadTooSlow => Some(StatusCode::REQUEST_TIMEOUT),
-            Self::LeftInHead => None,
+        let (status, cause) = match self {
+            Self::MalformedHead(_) => (StatusCode::BAD_REQUEST, Cause::MalformedHead),
+            Self::Http2 => (StatusCode::BAD_REQUEST, Cause::Http2),
+            Self::PlainHttp => (StatusCode::BAD_REQUEST, Cause::PlainHttp),
+            Self::TargetTooLong => (StatusCode::URI_TOO_LONG, Cause::TargetTooLong),
+            Self::HeadTooLarge => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, Cause::HeadTooLarge),
+            Self::HeadTooSlow => (StatusCode::REQUEST_TIMEOUT, Cause::HeadTooSlow),
+            Self::LeftInHead => {
+                let mut record = record;
+                return record.because(self.to_string());
+            }
             Self::Mute | Self::KeepAliveOver | Self::WriteStalled => return record.forget(),
         };
         let mut record = record;
-        match status {
-            Some(status) => record.rejected(status, self.to_string()),
-            None => record.because(self.to_string()),
-        }
+        record.rejected(status, self.to_string(), cause);
     }
 
     /// What the client is told before the connection closes; hyper has told the rest.

@@ -121,6 +121,11 @@ impl Output {
         }
     }
 
+    /// How many lines were lost, to be looked at from elsewhere.
+    pub fn losses(&self) -> Losses {
+        Losses { dropped: self.dropped.clone(), unwritten: Arc::clone(&self.unwritten) }
+    }
+
     /// The file is opened anew before the next line (log rotation has moved it).
     pub fn reopen(&self) {
         self.reopen.store(true, Ordering::Relaxed);
@@ -145,6 +150,25 @@ fn wanted_level() -> Option<String> {
             complain(format_args!("{LEVEL_VARIABLE} is not used: {why}"));
             None
         }
+    }
+}
+
+/// Lines that were lost since the start.
+#[derive(Debug)]
+pub struct Losses {
+    dropped: ErrorCounter,
+    unwritten: Arc<AtomicUsize>,
+}
+
+impl Losses {
+    /// The queue was full.
+    pub fn dropped(&self) -> u64 {
+        self.dropped.dropped_lines() as u64
+    }
+
+    /// The file or the pipe did not take them.
+    pub fn unwritten(&self) -> u64 {
+        self.unwritten.load(Ordering::Relaxed) as u64
     }
 }
 

@@ -74,12 +74,12 @@ pub struct Context {
 }
 
 impl Context {
-    /// A context that serves by `serving` until it is given another.
-    pub fn new(serving: Arc<Serving>, sink: Arc<Sink>, tunnels: Arc<Semaphore>) -> Self {
+    /// The context of that worker, from 0, which serves by `serving` until it is given another.
+    pub fn new(worker: usize, serving: Arc<Serving>, sink: Arc<Sink>, tunnels: Arc<Semaphore>) -> Self {
         Self {
             registry: Arc::default(),
             sink,
-            cell: Arc::default(),
+            cell: Arc::new(Cell { worker, ..Cell::default() }),
             tunnels,
             pool: Pool::default(),
             stage: watch::Sender::new(Stage::Serving),

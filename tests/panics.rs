@@ -50,7 +50,7 @@ impl Worker {
         let listener = Arc::clone(&config.listeners[0]);
         let sink = Sink::new(output.lines(), config.log.format, config.log.records, Arc::clone(&config.gateway.name));
         let serving = Arc::new(Serving::new(config, &EndpointStates::default()));
-        let context = Arc::new(Context::new(serving, Arc::new(sink), Arc::new(Semaphore::new(1))));
+        let context = Arc::new(Context::new(0, serving, Arc::new(sink), Arc::new(Semaphore::new(1))));
         let budget = Budgets::new(NonZeroUsize::MIN, None).of(&listener);
         let (stop, stopped) = oneshot::channel();
         let (bound, is_bound) = std::sync::mpsc::channel();

@@ -34,6 +34,23 @@ pub(super) fn bind(value: &DeValue<'_>) -> Result<Bind, Refusal> {
     }
 }
 
+/// `metrics.bind`: one address, for who reads it knows where it is; `None` is "off".
+pub(super) fn bind_or_off(value: &DeValue<'_>) -> Result<Option<SocketAddr>, Refusal> {
+    const EXPECTED: &str = "expected \"off\", \"IP:port\" or \"[IPv6]:port\"";
+    match text(value, EXPECTED)? {
+        "off" => Ok(None),
+        text => match bind(value) {
+            Ok(Bind::Address(address)) => Ok(Some(address)),
+            Ok(Bind::Every(port)) => Err(not_a_bind(text, &format!("write \"0.0.0.0:{port}\" or \"[::]:{port}\""))),
+            // A word is nearer to "off" than to a host without its port.
+            Err(refusal) if refusal.expected == BIND || is_domain(text) && text.parse::<IpAddr>().is_err() => {
+                Err(Refusal::new(refusal.what, EXPECTED))
+            }
+            Err(refusal) => Err(refusal),
+        },
+    }
+}
+
 impl Bind {
     /// Whether both cannot be bound at once. Port 0 is a new port every time.
     pub(super) fn overlaps(self, other: Self) -> bool {
@@ -126,6 +143,20 @@ mod tests {
             ("", BIND),
         ] {
             let refusal = bind(&string(text)).unwrap_err();
+            assert!(refusal.expected.contains(hint), "{text:?}: {refusal:?}");
+        }
+    }
+
+    #[test]
+    fn metrics_are_bound_to_one_address_or_to_none() {
+        assert_eq!(bind_or_off(&string("off")), Ok(None));
+        assert_eq!(bind_or_off(&string("[::1]:9464")), Ok(Some("[::1]:9464".parse().unwrap())));
+        for (text, hint) in [
+            ("*:9464", "write \"0.0.0.0:9464\" or \"[::]:9464\""),
+            ("localhost:9464", "a listener needs an IP address, not a name"),
+            ("on", "expected \"off\", \"IP:port\""),
+        ] {
+            let refusal = bind_or_off(&string(text)).unwrap_err();
             assert!(refusal.expected.contains(hint), "{text:?}: {refusal:?}");
         }
     }

@@ -58,6 +58,8 @@ pub struct Config {
     pub log: Log,
     /// `[drain]`.
     pub drain: Drain,
+    /// `[metrics]`.
+    pub metrics: Metrics,
     /// `[[listener]]`, in the order of the file; never empty.
     pub listeners: Vec<Arc<Listener>>,
     /// `[[route]]`, in the order of the file. Which one a request takes never depends on that order.
@@ -177,6 +179,13 @@ pub enum LogFile {
 pub struct Drain {
     /// From the signal; what is left then is cut.
     pub deadline: Duration,
+}
+
+/// `[metrics]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Metrics {
+    /// Where metrics and health are served; `None` is "off".
+    pub bind: Option<SocketAddr>,
 }
 
 /// `[[listener]]`: bound addresses and their policy.

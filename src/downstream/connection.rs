@@ -99,7 +99,10 @@ where
 {
     let Accepted { stream, client, local, since, seat, listener } = accepted;
     // Boxed, so that what a TLS handshake needs is freed before HTTP begins.
-    let Secured { io, scheme } = match Box::pin(secure(stream, &listener, since, seat.registration.entry())).await {
+    let secured = Box::pin(secure(stream, &listener, since, seat.registration.entry())).await;
+    let shaken = secured.as_ref().map_or_else(Insecure::shaken, |secured| secured.shaken);
+    shaken.inspect(|shaken| worker.cell.tls.add(*shaken as usize));
+    let Secured { io, scheme, .. } = match secured {
         Ok(secured) => secured,
         Err(insecure) => {
             return Box::pin(refuse(insecure, client, since, &listener, &worker, seat.registration.entry())).await;
@@ -167,7 +170,7 @@ async fn refuse(
         }
         Insecure::PlainHttp(stream) => {
             let fault = ConnectionFault::PlainHttp;
-            fault.tell(Record::begin(&worker.sink, client, &listener.name).since(since));
+            fault.tell(Record::begin(&worker.sink, &worker.cell, client, &listener.name).since(since));
             entry.closes();
             unless_stopped(entry, linger::close(TunnelIo::Tcp(stream), fault.last_words())).await;
         }
@@ -313,7 +316,7 @@ impl ConnContext {
 
     /// A record of this connection.
     pub fn record(&self) -> Record {
-        Record::begin(&self.worker.sink, self.client, &self.listener.name)
+        Record::begin(&self.worker.sink, &self.worker.cell, self.client, &self.listener.name)
     }
 
     /// Puts what becomes a tunnel when the 101 has left.

@@ -8,9 +8,11 @@ use std::task::{Poll, ready};
 use std::time::Instant;
 
 use tokio::net::TcpStream;
+use tokio_rustls::rustls::ProtocolVersion;
 
 use super::timing::DRAIN_GRACE;
 use super::tls::Tls;
+use crate::cells::counted;
 use crate::config::{Listener, Scheme};
 use crate::registry::{Entry, Order};
 use crate::tunnel::alarm::Alarm;
@@ -24,6 +26,24 @@ pub struct Secured {
     pub io: TunnelIo,
     /// How it is secured.
     pub scheme: Scheme,
+    /// What its TLS handshake came to, where there was one.
+    pub shaken: Option<Shaken>,
+}
+
+counted! {
+/// What a TLS handshake came to.
+pub enum Shaken {
+    /// TLS 1.2.
+    Tls12,
+    /// TLS 1.3.
+    Tls13,
+    /// It failed.
+    Failed,
+    /// It did not end in time.
+    TimedOut,
+    /// There was none: plain HTTP.
+    PlainHttp,
+}
 }
 
 /// Why there is none.
@@ -39,6 +59,18 @@ pub enum Insecure {
     HardStop,
 }
 
+impl Insecure {
+    /// How it is counted; the gateway's end is nobody's handshake.
+    pub fn shaken(&self) -> Option<Shaken> {
+        match self {
+            Self::Failed(_) => Some(Shaken::Failed),
+            Self::TimedOut => Some(Shaken::TimedOut),
+            Self::PlainHttp(_) => Some(Shaken::PlainHttp),
+            Self::HardStop => None,
+        }
+    }
+}
+
 /// Secures a connection, accepted then, as its listener has it.
 pub async fn secure(
     stream: TcpStream,
@@ -47,7 +79,7 @@ pub async fn secure(
     entry: &Entry,
 ) -> Result<Secured, Insecure> {
     let Some(tls) = &listener.tls else {
-        return Ok(Secured { io: TunnelIo::Tcp(stream), scheme: Scheme::Http });
+        return Ok(Secured { io: TunnelIo::Tcp(stream), scheme: Scheme::Http, shaken: None });
     };
     let mut deadline = since + listener.timeouts.tls_handshake;
     let mut alarm = Alarm::new(deadline);
@@ -83,5 +115,10 @@ async fn shake_hands(stream: TcpStream, tls: &Tls) -> Result<Secured, Insecure> 
         return Err(Insecure::PlainHttp(stream));
     }
     let stream = tls.accept(stream).await.map_err(Insecure::Failed)?;
-    Ok(Secured { io: TunnelIo::tls_down(stream), scheme: Scheme::Https })
+    let shaken = match stream.get_ref().1.protocol_version() {
+        Some(ProtocolVersion::TLSv1_2) => Shaken::Tls12,
+        // rustls speaks no other.
+        _ => Shaken::Tls13,
+    };
+    Ok(Secured { io: TunnelIo::tls_down(stream), scheme: Scheme::Https, shaken: Some(shaken) })
 }

@@ -83,7 +83,7 @@ impl Attempt<'_> {
     ) -> Result<(Response<Incoming>, Connection, EndpointGuard), Rejection> {
         let mut failure = Rejection::NoEndpoint;
         while let Some(endpoint) = self.dial.next().await {
-            record.goes_to(endpoint.endpoint().address);
+            record.goes_to(endpoint.endpoint());
             set_host(request.headers_mut(), self.upstream, endpoint.endpoint());
             match self.ask_endpoint(request, &endpoint).await {
                 Ok((response, backend)) => return Ok((response, backend, endpoint)),
@@ -111,6 +111,7 @@ impl Attempt<'_> {
             };
         };
         let spare = may_repeat(&request).then(|| copy(&request));
+        self.connection.worker.cell.reused.add(1);
         match self.answer_in_time(&mut backend, request).await {
             Ok(response) => Ok((response, backend)),
             Err(Failed { rejection: Rejection::Exchange(error), unsent }) => {
@@ -118,6 +119,7 @@ impl Attempt<'_> {
                 let Some(request) = unsent.or_else(|| spare.filter(|_| !error.answered)) else {
                     return Err(Failed { rejection: Rejection::Exchange(error), unsent: None });
                 };
+                self.connection.worker.cell.retried.add(1);
                 match self.dial.connect_again(endpoint).await {
                     Ok(stream) => self.ask_over(stream, request).await,
                     Err(error) => Err(Failed { rejection: Rejection::Connect(error), unsent: Some(request) }),
@@ -132,6 +134,7 @@ impl Attempt<'_> {
         stream: tokio::net::TcpStream,
         request: Request<RequestBody>,
     ) -> Result<(Response<Incoming>, Connection), Failed> {
+        self.connection.worker.cell.opened.add(1);
         let limits = &self.connection.listener.limits;
         let mut backend = match Connection::over(stream, limits).await {
             Ok(backend) => backend,

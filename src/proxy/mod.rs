@@ -43,6 +43,7 @@ use self::opening::Ask;
 use self::route::RouteTable;
 use self::target::{Form, Target};
 use self::upload::Progress;
+use crate::cells::{RouteState, RouteStates};
 use crate::config::{self, Action, Config, ExchangeTimeouts, Name, Piece, Redirect, Respond, Route, Service, Template};
 use crate::downstream::connection::ConnContext;
 use crate::downstream::seat::Seat;
@@ -64,32 +65,48 @@ pub struct Serving {
     pub generation: u64,
     table: RouteTable,
     upstreams: HashMap<Name, Arc<Upstream>>,
+    routes: HashMap<Name, Arc<RouteState>>,
+    /// The counters of all routes, whatever configuration has them.
+    pub states: Arc<RouteStates>,
 }
 
 impl Serving {
     /// Makes a configuration ready to serve by, on top of the state that outlives it.
     pub fn new(config: Config, states: &EndpointStates) -> Self {
-        Self::made(config, 1, |upstream| Arc::new(Upstream::new(upstream, states)))
+        let routes = Arc::new(RouteStates::new(config.gateway.workers.get()));
+        Self::made(config, routes, 1, |upstream| Arc::new(Upstream::new(upstream, states)))
     }
 
     /// The same for one that takes the place of `self`: upstreams that are what they were go on as they are.
     pub fn followed_by(&self, config: Config, states: &EndpointStates) -> Self {
-        Self::made(config, self.generation + 1, |upstream| match self.upstreams.get(&upstream.name) {
-            Some(known) if known.config == upstream => Arc::clone(known),
-            Some(known) => Arc::new(known.followed_by(upstream, states)),
-            None => Arc::new(Upstream::new(upstream, states)),
+        Self::made(config, Arc::clone(&self.states), self.generation + 1, |upstream| {
+            match self.upstreams.get(&upstream.name) {
+                Some(known) if known.config == upstream => Arc::clone(known),
+                Some(known) => Arc::new(known.followed_by(upstream, states)),
+                None => Arc::new(Upstream::new(upstream, states)),
+            }
         })
     }
 
-    fn made(config: Config, generation: u64, upstream: impl Fn(Arc<config::Upstream>) -> Arc<Upstream>) -> Self {
+    fn made(
+        config: Config,
+        states: Arc<RouteStates>,
+        generation: u64,
+        upstream: impl Fn(Arc<config::Upstream>) -> Arc<Upstream>,
+    ) -> Self {
         let table = RouteTable::new(config.routes.clone()).expect("resolve has refused routes that conflict");
         let upstreams = config.upstreams.iter().map(|config| (config.name.clone(), upstream(Arc::clone(config))));
-        Self { table, generation, upstreams: upstreams.collect(), config }
+        let routes = states.of(config.routes.iter().map(|route| &route.name));
+        Self { table, generation, upstreams: upstreams.collect(), routes, states, config }
     }
 
     /// Every upstream.
     pub fn upstreams(&self) -> impl Iterator<Item = &Arc<Upstream>> {
         self.upstreams.values()
+    }
+
+    fn route_state(&self, name: &Name) -> &Arc<RouteState> {
+        self.routes.get(name).expect("every route of the table has its state")
     }
 
     fn upstream(&self, name: &Name) -> &Upstream {
@@ -277,8 +294,12 @@ fn understand(
         .table
         .find(&target, &connection.listener.name, connection.scheme, &head.method, &head.headers)
         .map_err(Rejection::Route)?;
-    record.takes(&route.name);
-    let ask = Ask::parse(head.version, &head.method, &head.headers, &route.upgrade).map_err(Rejection::Opening)?;
+    record.takes(serving.route_state(&route.name));
+    let ask = Ask::parse(head.version, &head.method, &head.headers, &route.upgrade);
+    if !matches!(ask, Ok(Ask::Plain)) {
+        record.is_handshake();
+    }
+    let ask = ask.map_err(Rejection::Opening)?;
     match ask {
         Ask::Plain if !route.plain && route.upgrade.is_empty() => Err(Rejection::Route(route::RouteError::NotFound)),
         Ask::Plain if !route.plain => Err(Rejection::PlainRefused(protocols(&route.upgrade))),

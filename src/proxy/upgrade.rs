@@ -36,7 +36,7 @@ pub async fn upgrade(
     let mut failure = Rejection::NoEndpoint;
     loop {
         let Some(endpoint) = dial.next().await else { return Err(failure) };
-        record.goes_to(endpoint.endpoint().address);
+        record.goes_to(endpoint.endpoint());
         let stream = match dial.connect(&endpoint).await {
             Ok(stream) => stream,
             Err(error) => {
@@ -44,6 +44,7 @@ pub async fn upgrade(
                 continue;
             }
         };
+        connection.worker.cell.opened.add(1);
         let exchange = Exchange::over(stream, &connection.listener.limits).await.map_err(Rejection::Exchange)?;
         let mut head = parts.clone();
         set_host(&mut head.headers, upstream, endpoint.endpoint());

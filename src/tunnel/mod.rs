@@ -32,6 +32,7 @@ use self::clock::{Limits, Next};
 use self::direction::{Break, Direction};
 use self::frames::{CloseCode, Cursor};
 use self::io::TunnelIo;
+use crate::cells::counted;
 use crate::config::ExchangeTimeouts;
 use crate::downstream::seat::Seat;
 use crate::record::Record;
@@ -46,8 +47,8 @@ thread_local! {
     static WORKER_BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; BUFFER].into());
 }
 
+counted! {
 /// What ended a tunnel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EndedBy {
     /// The client ended its direction first, and then the server its own.
     ClientClosed,
@@ -73,6 +74,7 @@ pub enum EndedBy {
     Drain,
     /// The gateway ended before it did.
     HardStop,
+}
 }
 
 /// How a tunnel ended.

@@ -23,6 +23,7 @@ pub struct Endpoint {
 #[derive(Debug, Default)]
 pub struct EndpointState {
     in_use: AtomicUsize,
+    tunnels: AtomicUsize,
 }
 
 impl Endpoint {
@@ -42,6 +43,21 @@ impl Endpoint {
 }
 
 impl EndpointState {
+    /// Tunnels to it that are open now, over all workers.
+    pub fn tunnels(&self) -> usize {
+        self.tunnels.load(Ordering::Relaxed)
+    }
+
+    /// One more.
+    pub fn tunnel_began(&self) {
+        self.tunnels.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One less.
+    pub fn tunnel_ended(&self) {
+        self.tunnels.fetch_sub(1, Ordering::Relaxed);
+    }
+
     /// Tunnels and requests that use it now, over all workers.
     pub fn in_use(&self) -> usize {
         self.in_use.load(Ordering::Relaxed)
@@ -61,7 +77,7 @@ impl EndpointGuard {
     }
 
     /// The endpoint.
-    pub fn endpoint(&self) -> &Endpoint {
+    pub fn endpoint(&self) -> &Arc<Endpoint> {
         &self.0
     }
 

@@ -52,6 +52,15 @@ impl EndpointStates {
         states.retain(|_, state| Arc::strong_count(state) > 1);
     }
 
+    /// The tunnels to each that are open now.
+    pub fn tunnels(&self) -> Vec<(Name, SocketAddr, usize)> {
+        let states = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let tunnels = |((upstream, address), state): (&(Name, SocketAddr), &Arc<EndpointState>)| {
+            (upstream.clone(), *address, state.tunnels())
+        };
+        states.iter().map(tunnels).collect()
+    }
+
     /// Uses of all endpoints together.
     pub fn in_use(&self) -> usize {
         let states = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -2,6 +2,7 @@
 //! and putting one back meets no other core.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,8 @@ pub const SWEEP: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub struct Pool {
     idle: Mutex<HashMap<EndpointKey, Vec<Idle>>>,
+    /// How many there are: a scrape takes no lock that a request waits for.
+    count: AtomicUsize,
 }
 
 /// The endpoint whose connections they are: its state is one for all configurations.
@@ -38,6 +41,7 @@ impl Pool {
         let of_endpoint = idle.get_mut(&key(endpoint))?;
         let usable = |idle: &Idle| !idle.is_too_old(now) && idle.connection.is_ready();
         let index = of_endpoint.iter().rposition(usable)?;
+        self.count.fetch_sub(1, Ordering::Relaxed);
         Some(of_endpoint.remove(index).connection)
     }
 
@@ -50,21 +54,37 @@ impl Pool {
         let (since, settings) = (Instant::now(), *settings);
         let idle = Idle { connection, since, settings, _endpoint: Arc::clone(endpoint) };
         self.lock().entry(key(endpoint)).or_default().push(idle);
+        self.count.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many connections wait, those that have ended meanwhile until the next look.
+    pub fn len(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// Whether none waits.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// Drops what is dead, too old, or above the limit.
     pub fn sweep(&self) {
         let now = Instant::now();
+        let mut kept = 0;
         self.lock().retain(|_, of_endpoint| {
             of_endpoint.retain(|idle| !idle.is_too_old(now) && !idle.connection.is_closed());
             of_endpoint.drain(..too_many(of_endpoint, now));
+            kept += of_endpoint.len();
             !of_endpoint.is_empty()
         });
+        // All of it is done by one thread, so nothing has come or gone since the lock was given back.
+        self.count.store(kept, Ordering::Relaxed);
     }
 
     /// Drops all of them.
     pub fn clear(&self) {
         self.lock().clear();
+        self.count.store(0, Ordering::Relaxed);
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<EndpointKey, Vec<Idle>>> {

@@ -5,6 +5,7 @@
 mod route;
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use ipnet::IpNet;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::config::address::{bind, endpoint};
+use crate::config::address::{bind, bind_or_off, endpoint};
 use crate::config::hosts::host_header;
 use crate::config::names::name;
 use crate::config::networks::network;
@@ -53,6 +54,8 @@ pub(in crate::config) struct File {
     pub(in crate::config) forwarded: ForwardedTable,
     pub(in crate::config) log: LogTable,
     pub(in crate::config) drain_deadline: Option<Duration>,
+    /// The inner `None` is "off".
+    pub(in crate::config) metrics_bind: Option<Spanned<Option<SocketAddr>>>,
     pub(in crate::config) listeners: Vec<ListenerTable>,
     pub(in crate::config) upstreams: Vec<UpstreamTable>,
     /// Each with whether nothing was wrong with it.
@@ -210,6 +213,7 @@ impl File {
             forwarded: table.table("forwarded", ForwardedTable::read),
             log: table.table("log", LogTable::read),
             drain_deadline: table.table("drain", |t| time(t, "deadline", TIMEOUT)),
+            metrics_bind: table.table("metrics", |t| t.value("bind", bind_or_off)),
             listeners: table
                 .tables("listener", ListenerTable::read)
                 .into_iter()

@@ -18,6 +18,7 @@ use crate::config::{Bind, ClientLimits, ClientTimeouts, DEFAULT_HEADERS, Listene
 /// Every listener.
 pub(super) fn listeners(file: &File, folder: &Path, problems: &Problems) -> Vec<Arc<Listener>> {
     tell_overlaps(&file.listeners, problems);
+    tell_taken_metrics(file, problems);
     let names = names(&file.listeners, problems);
     let trusted = file.gateway.trusted_proxies.as_deref().unwrap_or_default();
     problems.tell_repeats("gateway.trusted_proxies", trusted, "leave one out");
@@ -61,6 +62,18 @@ fn tell_overlaps(tables: &[ListenerTable], problems: &Problems) {
             let what = "`listener.bind`: this address is taken already";
             problems.tell_both(bind.span(), what, "an address and port can be bound once", (first.span(), "by this"));
         }
+    }
+}
+
+/// The address of the metrics is no listener's.
+fn tell_taken_metrics(file: &File, problems: &Problems) {
+    let Some((place, Some(address))) = file.metrics_bind.as_ref().map(|bind| (bind.span(), *bind.get_ref())) else {
+        return;
+    };
+    let mut binds = file.listeners.iter().flat_map(|t| &t.bind);
+    if let Some(listener) = binds.find(|bind| bind.get_ref().overlaps(Bind::Address(address))) {
+        let what = "`metrics.bind`: this address is taken already";
+        problems.tell_both(place, what, "an address and port can be bound once", (listener.span(), "by this listener"));
     }
 }
 
