@@ -158,6 +158,34 @@ fn a_tunnel_moves_its_own_figures_when_it_begins_and_when_it_ends() {
 }
 
 #[test]
+fn an_endpoint_that_is_gone_is_told_until_its_last_tunnel_has_ended() {
+    let [old, new] = [(); 2].map(|()| Backend::start(backend::websocket_echo));
+    let config = |backend: &Backend| {
+        format!(
+            "{}[upstream.app]\nendpoints = [\"{}\"]\non_removed = \"keep\"\n\
+             [[route]]\nname = \"app\"\npath = \"/app\"\nupstream = \"app\"\n",
+            base(""),
+            backend.address()
+        )
+    };
+    let gateway = Gateway::start(&config(&old));
+    let (mut client, _) = Client::upgrade(gateway.address("web"), "/app");
+    gateway.reload(&config(&new));
+    let name = |backend: &Backend| {
+        format!("spliceway_endpoint_tunnels{{upstream=\"app\",endpoint=\"{}\"}}", backend.address())
+    };
+    let told = || {
+        let page = page(&gateway);
+        [&old, &new].map(|backend| page.get(&name(backend)).copied())
+    };
+    assert_eq!(told(), [Some(1.0), Some(0.0)]);
+    client.finish_sending();
+    client.expect_eof();
+    until("the old one is told no more", || told() == [None, Some(0.0)]);
+    gateway.stop();
+}
+
+#[test]
 fn a_rejection_moves_its_cause_and_the_class_of_its_status() {
     let gateway = start(None, "");
     let handshake_without_key = opening_handshake("a", "/echo", "").replace("Sec-WebSocket-Key", "X-Key");
@@ -467,6 +495,11 @@ fn the_document_lists_every_metric_as_it_is_and_no_other() {
                 assert!(document.contains(&format!("`{value}`")), "{label}={value}");
             }
         }
+    }
+    let causes = document.split("| cause | meaning |").nth(1).expect("its table").lines().skip(2);
+    for row in causes.take_while(|row| row.starts_with("| `")) {
+        let cause = row.split('`').nth(1).expect("a cause");
+        assert!(text.contains(&format!("_total{{cause=\"{cause}\"}} ")), "no {cause}");
     }
     gateway.stop();
     backend.finish();

@@ -9,6 +9,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -130,15 +131,26 @@ async fn converse(stream: TcpStream, pages: Arc<Pages>) {
 struct Pages {
     metrics: Arc<Metrics>,
     registry: Arc<Registry>,
-    /// Before then no other page is made.
-    next: Mutex<Instant>,
+    last: Mutex<Made>,
+}
+
+/// The page that was made last.
+#[derive(Debug)]
+struct Made {
+    page: Bytes,
+    /// When it was begun.
+    at: Instant,
+    /// Before then no other is made.
+    next: Instant,
 }
 
 impl Pages {
     fn of(metrics: Arc<Metrics>) -> Self {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(Arc::clone(&metrics)));
-        Self { metrics, registry: Arc::new(registry), next: Mutex::new(Instant::now()) }
+        let now = Instant::now();
+        let none = Made { page: Bytes::new(), at: now, next: now };
+        Self { metrics, registry: Arc::new(registry), last: Mutex::new(none) }
     }
 
     async fn answer(&self, request: &Request<Incoming>) -> Response<Body> {
@@ -158,18 +170,24 @@ impl Pages {
         }
     }
 
+    /// A page of this moment or later: all who wait for one get the same.
     async fn page(&self) -> Response<Body> {
-        let mut next = self.next.lock().await;
-        sleep_until(*next).await;
-        let (began, registry) = (Instant::now(), Arc::clone(&self.registry));
+        let asked = Instant::now();
+        let mut last = self.last.lock().await;
+        if last.at > asked {
+            return response(StatusCode::OK, PAGE, last.page.clone());
+        }
+        sleep_until(last.next).await;
+        let (at, registry) = (Instant::now(), Arc::clone(&self.registry));
         let page = spawn_blocking(move || {
             let mut page = String::new();
             text::encode(&mut page, &registry).map(|()| page)
         });
-        let page = page.await;
-        *next = Instant::now() + began.elapsed() * PAUSE;
-        match page {
-            Ok(Ok(page)) => response(StatusCode::OK, PAGE, page),
+        match page.await {
+            Ok(Ok(page)) => {
+                *last = Made { page: page.into(), at, next: Instant::now() + at.elapsed() * PAUSE };
+                response(StatusCode::OK, PAGE, last.page.clone())
+            }
             failed => {
                 tracing::error!(?failed, "the metrics cannot be told");
                 plain(StatusCode::INTERNAL_SERVER_ERROR, "the metrics cannot be told\n")
@@ -179,11 +197,11 @@ impl Pages {
 }
 
 fn plain(status: StatusCode, text: &str) -> Response<Body> {
-    response(status, TEXT, text.to_owned())
+    response(status, TEXT, Bytes::copy_from_slice(text.as_bytes()))
 }
 
-fn response(status: StatusCode, kind: &'static str, text: String) -> Response<Body> {
-    let mut response = Response::new(Body::full(text.into()));
+fn response(status: StatusCode, kind: &'static str, text: Bytes) -> Response<Body> {
+    let mut response = Response::new(Body::full(text));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));

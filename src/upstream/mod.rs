@@ -52,13 +52,14 @@ impl EndpointStates {
         states.retain(|_, state| Arc::strong_count(state) > 1);
     }
 
-    /// The tunnels to each that are open now.
+    /// The tunnels to each that are open now. Those that nothing uses or is configured to use are left out: a name may have
+    /// had thousands of addresses.
     pub fn tunnels(&self) -> Vec<(Name, SocketAddr, usize)> {
         let states = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let tunnels = |((upstream, address), state): (&(Name, SocketAddr), &Arc<EndpointState>)| {
             (upstream.clone(), *address, state.tunnels())
         };
-        states.iter().map(tunnels).collect()
+        states.iter().filter(|(_, state)| Arc::strong_count(state) > 1).map(tunnels).collect()
     }
 
     /// Uses of all endpoints together.
