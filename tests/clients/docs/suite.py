@@ -146,7 +146,7 @@ class User:
         elif block.kind == "toml" and (name := re.fullmatch(r"# (\S+\.toml)", block.lines[0])):
             (self.clone / name[1]).write_text(block.text)
         else:
-            expect(block.kind in ("toml", "text"), f"{block.where}: a block {block.info!r} is not known")
+            expect(block.kind in ("toml", "text", "yaml"), f"{block.where}: a block {block.info!r} is not known")
 
     def run(self, block):
         if block.how == "no-run":
