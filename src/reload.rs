@@ -64,7 +64,19 @@ impl Source {
 fn prepare(file: &Path, old: &Serving, states: &EndpointStates) -> Result<Prepared, ConfigError> {
     let mut config = Config::load(file)?;
     let changes = Changes::between(&old.config, &mut config);
+    keep_tickets(&old.config, &mut config);
     Ok(Prepared { serving: old.followed_by(config, states), changes })
+}
+
+/// Keys of tickets are state, by the name of the listener: a reload costs no client a whole TLS handshake.
+fn keep_tickets(old: &Config, new: &mut Config) {
+    for listener in &mut new.listeners {
+        let before = old.listeners.iter().find(|before| before.name == listener.name).and_then(|b| b.tls.as_ref());
+        let listener = Arc::get_mut(listener).expect("nobody serves by it yet");
+        if let (Some(tls), Some(before)) = (&mut listener.tls, before) {
+            *tls = Arc::new(tls.keeping_tickets_of(before));
+        }
+    }
 }
 
 impl Control {
@@ -152,6 +164,7 @@ impl Control {
     pub fn see_to_departed(&mut self, gone: Vec<Arc<EndpointState>>, policy: TunnelPolicy) {
         let endpoints = gone.into_iter().map(|state| (state, policy)).collect();
         self.see_to(&Fates { before: u64::MAX, routes: HashMap::new(), endpoints });
+        self.states.forget_unused();
     }
 
     fn see_to(&mut self, fates: &Fates) {

@@ -3,15 +3,19 @@
 mod support;
 
 use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::{ClientConfig, HandshakeKind};
 use serde_json::Value;
 use support::backend::{self, Backend};
 use support::client::Client;
 use support::frame;
 use support::gateway::{Gateway, Signal};
 use support::peer::Peer;
+use support::tls::{self, Authority};
 use support::until;
+use tokio_rustls::rustls;
 
 const LISTENER: &str = "[[listener]]\nname = \"web\"\nbind = \"127.0.0.1:0\"\n";
 
@@ -246,6 +250,39 @@ fn listeners_come_and_go_by_address_and_what_waits_in_a_queue_is_served() {
     gateway.reload(&format!("{renamed}{}", page("/", "again")));
     assert_eq!(Client::get(web, "/").text(), "again");
     assert_eq!(gateway.record(|record| record["listener"] == "renamed")["status"], 200);
+    gateway.stop();
+}
+
+/// Another certificate touches no connection that is there, serves those that come, and a ticket is good for both.
+#[test]
+fn a_certificate_is_replaced_and_tickets_stay_good() {
+    let [one, other] = [Authority::new(), Authority::new()];
+    let file = |authority: &Authority| {
+        let tls = format!("[[listener]]\nname = \"tls\"\nbind = \"127.0.0.1:0\"\n{}", authority.line());
+        format!("{LISTENER}{tls}{}", page("/", "here"))
+    };
+    let gateway = Gateway::start(&file(&one));
+    let ask = |peer: &mut Peer| {
+        peer.send("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        assert_eq!(peer.read_answer().text(), "here");
+    };
+    let connect = |trust: &Arc<ClientConfig>| {
+        let mut peer = tls::secure(Client::connect(gateway.address("tls")), trust).expect("a certificate that is trusted");
+        // Tickets come behind the handshake, before the answer.
+        ask(&mut peer);
+        let kind = peer.tls().connection().handshake_kind();
+        (peer, kind.expect("it is done"))
+    };
+    let (before, after) = (Arc::new(one.trusted()), Arc::new(other.trusted()));
+    let (mut open, kind) = connect(&before);
+    assert_eq!(kind, HandshakeKind::Full);
+    gateway.reload(&file(&other));
+    assert_eq!(told(&gateway), [triple("listener", "tls", "changed")]);
+    ask(&mut open);
+    assert_eq!(connect(&before).1, HandshakeKind::Resumed);
+    assert_eq!(connect(&after).1, HandshakeKind::Full);
+    gateway.reload(&file(&other));
+    assert_eq!(connect(&after).1, HandshakeKind::Resumed);
     gateway.stop();
 }
 

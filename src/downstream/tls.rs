@@ -91,6 +91,15 @@ impl Tls {
         self.fingerprint == other.fingerprint
     }
 
+    /// The same with the keys of another's tickets: who got a ticket there may come with it here. Nothing that a session brings
+    /// with it depends on certificates; once clients have some, it will on theirs.
+    #[must_use]
+    pub fn keeping_tickets_of(&self, other: &Self) -> Self {
+        let mut config = ServerConfig::clone(self.acceptor.config());
+        config.ticketer = Arc::clone(&other.acceptor.config().ticketer);
+        Self { acceptor: Arc::new(config).into(), valid: self.valid.clone(), fingerprint: self.fingerprint }
+    }
+
     /// The TLS handshake of one connection. Who calls this bounds it in time.
     pub async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<Paced>> {
         let mut stream = self.acceptor.accept(Paced::new(stream)).await?;
