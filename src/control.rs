@@ -159,8 +159,10 @@ impl Control {
 
     async fn serve(mut self, mut signals: Signals, mut stop: Stop, metrics: Option<Served>) -> Ended {
         if let Some(metrics) = metrics {
-            let told = Arc::clone(&self.metrics);
-            self.tasks.spawn(metrics.run(told));
+            match metrics.watch() {
+                Ok(metrics) => _ = self.tasks.spawn(metrics.serve(Arc::clone(&self.metrics))),
+                Err(error) => tracing::error!(%error, "the address of the metrics cannot be watched"),
+            }
         }
         let (departures, mut departed) = mpsc::unbounded_channel();
         self.tasks.departures = Some(departures);

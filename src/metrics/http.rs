@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
@@ -67,17 +68,23 @@ impl Served {
         self.0.address
     }
 
+    /// Watches the address from now on, inside the runtime that will serve it.
+    pub fn watch(self) -> io::Result<Watched> {
+        self.0.of_worker(0).map(TcpListener::from).and_then(tokio::net::TcpListener::from_std).map(Watched)
+    }
+}
+
+/// The address, watched by the runtime that serves it.
+#[derive(Debug)]
+pub struct Watched(tokio::net::TcpListener);
+
+impl Watched {
     /// Serves for ever.
-    pub async fn run(self, metrics: Arc<Metrics>) {
-        let listener = self.0.of_worker(0).map(TcpListener::from).and_then(tokio::net::TcpListener::from_std);
-        let listener = match listener {
-            Ok(listener) => listener,
-            Err(error) => return tracing::error!(%error, "the address of the metrics cannot be watched"),
-        };
+    pub async fn serve(self, metrics: Arc<Metrics>) {
         let pages = Arc::new(Pages::of(metrics));
         let mut open = Open::default();
         loop {
-            match listener.accept().await {
+            match self.0.accept().await {
                 Ok((stream, _)) => open.serve(stream, &pages),
                 Err(error) => {
                     tracing::error!(%error, "accepting who asks for metrics failed; it pauses for a second");
