@@ -267,7 +267,8 @@ fn a_certificate_is_replaced_and_tickets_stay_good() {
         assert_eq!(peer.read_answer().text(), "here");
     };
     let connect = |trust: &Arc<ClientConfig>| {
-        let mut peer = tls::secure(Client::connect(gateway.address("tls")), trust).expect("a certificate that is trusted");
+        let mut peer =
+            tls::secure(Client::connect(gateway.address("tls")), trust).expect("a certificate that is trusted");
         // Tickets come behind the handshake, before the answer.
         ask(&mut peer);
         let kind = peer.tls().connection().handshake_kind();

@@ -97,7 +97,8 @@ fn a_client_that_names_no_protocol_is_served_and_one_that_offers_only_others_is_
 
 #[test]
 fn routes_and_backends_know_that_a_request_came_by_https() {
-    let backend = Backend::start(backend::respond("HTTP/1.1 204 No Content\r\n\r\n"));
+    // A connection for each: the second request may come to the worker that had the first.
+    let backend = Backend::start(backend::respond("HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n"));
     let authority = Authority::new();
     let gateway = gateway(
         &authority,
