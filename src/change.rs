@@ -67,10 +67,12 @@ fn keep(old: &Config, new: &mut Config) -> Vec<&'static str> {
     keep("tcp.backlog", old.tcp.backlog != new.tcp.backlog);
     keep("log.file", old.log.file != new.log.file);
     keep("metrics.bind", old.metrics != new.metrics);
+    keep("admin.bind", old.admin != new.admin);
     new.gateway.workers = old.gateway.workers;
     new.tcp.backlog = old.tcp.backlog;
     new.log.file.clone_from(&old.log.file);
     new.metrics = old.metrics;
+    new.admin.clone_from(&old.admin);
     kept
 }
 
@@ -241,10 +243,10 @@ mod tests {
         let old = config("[gateway]\nworkers = 1\n");
         let mut new = config(
             "[gateway]\nworkers = 2\n[tcp]\nbacklog = 5\nkeepalive = \"5s\"\n[log]\nfile = \"stderr\"\n\
-                    [metrics]\nbind = \"127.0.0.1:9\"\n",
+                    [metrics]\nbind = \"127.0.0.1:9\"\n[admin]\nbind = \"unix:a\"\n",
         );
         let changes = Changes::between(&old, &mut new);
-        assert_eq!(changes.kept, ["gateway.workers", "tcp.backlog", "log.file", "metrics.bind"]);
+        assert_eq!(changes.kept, ["gateway.workers", "tcp.backlog", "log.file", "metrics.bind", "admin.bind"]);
         assert_eq!((new.gateway.workers, new.tcp.backlog), (old.gateway.workers, old.tcp.backlog));
         assert_eq!(told(&changes), ["section tcp changed"]);
     }

@@ -36,6 +36,21 @@ pub(crate) enum Action {
         #[arg(value_hint = ValueHint::FilePath)]
         file: PathBuf,
     },
+    /// Has a gateway that runs read its configuration again, and tells what that has changed.
+    Reload {
+        /// Where it is administered: its `admin.bind`.
+        #[arg(long, value_hint = ValueHint::FilePath, default_value = ADMIN_SOCKET)]
+        socket: PathBuf,
+    },
+    /// Tells the state of a gateway that runs: listeners, routes, endpoints, counts.
+    Status {
+        /// Where it is administered: its `admin.bind`.
+        #[arg(long, value_hint = ValueHint::FilePath, default_value = ADMIN_SOCKET)]
+        socket: PathBuf,
+        /// Prints JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Prints the manual page, for man(1): "spliceway man > spliceway.1".
     Man,
     /// Prints completions for a shell, to be read by it: "source <(spliceway completions bash)".
@@ -45,9 +60,14 @@ pub(crate) enum Action {
     },
 }
 
+/// What docs and the unit of systemd have in `admin.bind`.
+const ADMIN_SOCKET: &str = "/run/spliceway/admin.sock";
+
 const USAGE: &str = "spliceway [COMMAND]
        spliceway run [FILE]
        spliceway check FILE
+       spliceway reload [--socket PATH]
+       spliceway status [--socket PATH] [--json]
        spliceway man
        spliceway completions SHELL";
 
@@ -60,7 +80,10 @@ const SECTIONS: [Section; 6] = [
         "Exit codes",
         &[
             ("0", "served and ended in order, or the configuration is right"),
-            ("1", "could not start: an address in use or forbidden, too few descriptors, no log"),
+            (
+                "1",
+                "could not start: an address in use or forbidden, too few descriptors, no log; or nobody to be asked",
+            ),
             ("2", "served and ended, and something was cut: by drain.deadline or a second signal"),
             ("64", "wrong arguments"),
             ("78", "wrong configuration"),
@@ -80,6 +103,7 @@ const SECTIONS: [Section; 6] = [
         &[
             ("FILE", "the configuration; names of files in it are relative to its own folder"),
             ("/etc/spliceway/gateway.toml", "where the unit of systemd expects it"),
+            (ADMIN_SOCKET, "where reload and status ask, unless --socket says otherwise"),
         ],
     ),
     ("Example", &[("spliceway check gateway.toml && spliceway run gateway.toml", "")]),

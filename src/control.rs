@@ -15,6 +15,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep};
 
+use crate::admin::socket::AdminSocket;
+use crate::admin::{Admin, Asker};
 use crate::config::{Drain, Name};
 use crate::downstream::seat::{Budget, Budgets};
 use crate::gateway::Ended;
@@ -23,7 +25,7 @@ use crate::metrics::Metrics;
 use crate::metrics::http::Served;
 use crate::proxy::Serving;
 use crate::record::Sink;
-use crate::reload::{Retired, Source};
+use crate::reload::{Applied, ReloadError, Retired, Source};
 use crate::telemetry::{Dropped, Output};
 use crate::upstream::resolve::{self, Departed};
 use crate::upstream::{EndpointStates, Upstream};
@@ -135,6 +137,15 @@ impl Ears {
     }
 }
 
+/// Where the gateway itself is asked, beside its listeners.
+#[derive(Debug)]
+pub struct Doors {
+    /// For metrics and health.
+    pub metrics: Option<Served>,
+    /// For administration.
+    pub admin: Option<AdminSocket>,
+}
+
 /// The signals that a gateway listens to.
 #[derive(Debug)]
 struct Signals {
@@ -148,38 +159,50 @@ struct Signals {
 }
 
 impl Control {
-    /// Runs the gateway to its end; `metrics` is where they are asked for.
-    pub fn run(self, ears: Ears, stop: Stop, metrics: Option<Served>) -> Ended {
+    /// Runs the gateway to its end.
+    pub fn run(self, ears: Ears, stop: Stop, doors: Doors) -> Ended {
         let Ears { runtime, signals } = ears;
-        let ended = runtime.block_on(self.serve(signals, stop, metrics));
+        let ended = runtime.block_on(self.serve(signals, stop, doors));
         // A look-up blocks a thread for as long as the machine's resolver has patience: the end does not wait for it.
         runtime.shutdown_background();
         ended
     }
 
-    async fn serve(mut self, mut signals: Signals, mut stop: Stop, metrics: Option<Served>) -> Ended {
-        if let Some(metrics) = metrics {
-            match metrics.watch() {
-                Ok(metrics) => _ = self.tasks.spawn(metrics.serve(Arc::clone(&self.metrics))),
-                Err(error) => tracing::error!(%error, "the address of the metrics cannot be watched"),
-            }
-        }
+    async fn serve(mut self, mut signals: Signals, mut stop: Stop, doors: Doors) -> Ended {
+        self.metrics.listens_on(self.addresses.all());
+        let mut asked = self.open(doors);
         let (departures, mut departed) = mpsc::unbounded_channel();
         self.tasks.departures = Some(departures);
         self.keep_names();
         tracing::info!(workers = self.workers.len(), "serving");
         tell_service_manager(NotifyState::Ready);
         self.metrics.ready(true);
-        self.until_end(&mut signals, &mut stop, &mut departed).await;
+        self.until_end(&mut signals, &mut stop, &mut departed, &mut asked).await;
         // Before anything else of the drain: who asks shall send nothing more.
         self.metrics.ready(false);
-        tracing::info!(deadline = ?self.drain.deadline, open = self.open(), "draining");
+        tracing::info!(deadline = ?self.drain.deadline, open = self.open_entries(), "draining");
         tell_service_manager(NotifyState::Stopping);
         // The workers take what waits in the queues; their duplicates keep the sockets open until they have.
         self.addresses = Addresses::default();
         self.tell(|| Message::Drain);
-        self.until_drained(&mut signals, &mut stop).await;
+        self.until_drained(&mut signals, &mut stop, &mut asked).await;
         self.conclude()
+    }
+
+    /// Serves at its own doors from now on; gives those who ask for a reload there.
+    fn open(&mut self, doors: Doors) -> mpsc::UnboundedReceiver<Asker> {
+        let (reloads, asked) = mpsc::unbounded_channel();
+        match doors.metrics.map(Served::watch).transpose() {
+            Ok(Some(metrics)) => _ = self.tasks.spawn(metrics.serve(Arc::clone(&self.metrics))),
+            Ok(None) => {}
+            Err(error) => tracing::error!(%error, "the address of the metrics cannot be watched"),
+        }
+        match doors.admin.map(Admin::watch).transpose() {
+            Ok(Some(admin)) => _ = self.tasks.spawn(admin.serve(Arc::clone(&self.metrics), reloads)),
+            Ok(None) => {}
+            Err(error) => tracing::error!(%error, "the socket of administration cannot be watched"),
+        }
+        asked
     }
 
     /// Looks the names of the configuration in force up from now on. Upstreams that are what they were go on as they are.
@@ -205,37 +228,43 @@ impl Control {
         signals: &mut Signals,
         stop: &mut Stop,
         departed: &mut mpsc::UnboundedReceiver<Departed>,
+        asked: &mut mpsc::UnboundedReceiver<Asker>,
     ) {
         let mut check = log_check();
         let mut free = interval(FREE_CHECK);
         free.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            let mut askers = Vec::new();
             tokio::select! {
                 () = either(&mut signals.terminate, &mut signals.interrupt) => return,
                 () = stop.asked() => return,
-                _ = signals.hangup.recv() => {
-                    // What the file takes to be read may be long; the end does not wait for it.
-                    let ended = tokio::select! {
-                        () = either(&mut signals.terminate, &mut signals.interrupt) => true,
-                        () = stop.asked() => true,
-                        () = self.reload() => false,
-                    };
-                    if ended {
-                        return;
-                    }
-                }
+                _ = signals.hangup.recv() => {}
+                Some(asker) = asked.recv() => askers.push(asker),
                 Some((upstream, gone)) = departed.recv() => {
                     self.see_to_departed(gone, upstream.config.on_removed);
+                    continue;
                 }
-                _ = free.tick() => self.free_retired(),
-                _ = signals.user1.recv() => self.reopen_log(),
-                _ = check.tick() => tell_dropped_lines(&self.output),
+                _ = free.tick() => { self.free_retired(); continue },
+                _ = signals.user1.recv() => { self.reopen_log(); continue },
+                _ = check.tick() => { tell_dropped_lines(&self.output); continue },
+            }
+            // One reading of the file is an answer to all who have asked before it.
+            askers.extend(std::iter::from_fn(|| asked.try_recv().ok()));
+            // What the file takes to be read may be long; the end does not wait for it.
+            let reloaded = tokio::select! {
+                () = either(&mut signals.terminate, &mut signals.interrupt) => return,
+                () = stop.asked() => return,
+                reloaded = self.reload() => Arc::new(reloaded),
+            };
+            for asker in askers {
+                // Who has left does not want to know.
+                let _ = asker.send(Arc::clone(&reloaded));
             }
         }
     }
 
     /// Goes over to what the file says now, or says why not.
-    async fn reload(&mut self) {
+    async fn reload(&mut self) -> Result<Applied, ReloadError> {
         tell_service_manager(NotifyState::Reloading);
         let (serving, states) = (Arc::clone(&self.serving), Arc::clone(&self.states));
         let result = match self.source.prepare(serving, states).await {
@@ -243,32 +272,42 @@ impl Control {
             Err(error) => Err(error),
         };
         self.metrics.reloads.count(result.is_ok());
-        if let Err(error) = result {
+        if let Err(error) = &result {
             tracing::error!("the reload is refused, and the configuration stays as it is: {error}");
         }
         tell_service_manager(NotifyState::Ready);
+        result
     }
 
     /// Waits for the workers; when the deadline has passed or a second signal has come, what is left is cut.
-    async fn until_drained(&mut self, signals: &mut Signals, stop: &mut Stop) {
+    async fn until_drained(
+        &mut self,
+        signals: &mut Signals,
+        stop: &mut Stop,
+        asked: &mut mpsc::UnboundedReceiver<Asker>,
+    ) {
         let mut deadline = pin!(sleep(self.drain.deadline));
         let mut check = log_check();
         loop {
             tokio::select! {
                 () = all_ended(&mut self.workers) => return,
                 () = &mut deadline => {
-                    tracing::warn!(open = self.open(), "drain.deadline has passed: cutting what is left");
+                    tracing::warn!(open = self.open_entries(), "drain.deadline has passed: cutting what is left");
                     break;
                 }
                 () = either(&mut signals.terminate, &mut signals.interrupt) => {
-                    tracing::warn!(open = self.open(), "second signal: cutting what is left");
+                    tracing::warn!(open = self.open_entries(), "second signal: cutting what is left");
                     break;
                 }
                 () = stop.asked() => {
-                    tracing::warn!(open = self.open(), "asked again: cutting what is left");
+                    tracing::warn!(open = self.open_entries(), "asked again: cutting what is left");
                     break;
                 }
                 _ = signals.hangup.recv() => self.refuse_reload(),
+                Some(asker) = asked.recv() => {
+                    self.refuse_reload();
+                    let _ = asker.send(Arc::new(Err(ReloadError::Draining)));
+                }
                 _ = signals.user1.recv() => self.reopen_log(),
                 _ = check.tick() => tell_dropped_lines(&self.output),
             }
@@ -302,7 +341,7 @@ impl Control {
         }
     }
 
-    fn open(&self) -> usize {
+    fn open_entries(&self) -> usize {
         self.workers.iter().map(|worker| worker.context.registry.len()).sum()
     }
 

@@ -11,8 +11,9 @@ use std::thread;
 
 use tokio::sync::{Semaphore, mpsc};
 
+use crate::admin::socket::{AdminError, AdminSocket};
 use crate::config::{Config, ConnectionLimit, Name};
-use crate::control::{self, Control, Ears, WorkerHandle};
+use crate::control::{self, Control, Doors, Ears, WorkerHandle};
 use crate::downstream::addr::ListenAddr;
 use crate::downstream::seat::{Budget, Budgets};
 use crate::listening::Addresses;
@@ -35,7 +36,7 @@ pub struct Bound {
     config: Config,
     file: Option<PathBuf>,
     addresses: Addresses,
-    metrics: Option<Served>,
+    doors: Doors,
     descriptors: u64,
     connections: NonZeroUsize,
     output: Output,
@@ -49,6 +50,8 @@ pub enum StartError {
     Bind(Name, BindError),
     /// The address of the metrics cannot be listened on.
     Metrics(BindError),
+    /// The socket of administration cannot be listened on.
+    Admin(AdminError),
     /// `limits.connections` asks for more than the process may open.
     TooManyConnections {
         /// What is configured.
@@ -80,7 +83,9 @@ impl Bound {
         let addresses = addresses.map_err(|(listener, error)| StartError::Bind(listener, error))?;
         let metrics = config.metrics.bind.map(|bind| Served::bind(bind, &config.tcp)).transpose();
         let metrics = metrics.map_err(StartError::Metrics)?;
-        Ok(Self { config, file: None, addresses, metrics, descriptors, connections, output, ears })
+        let admin = config.admin.bind.as_deref().map(AdminSocket::bind).transpose().map_err(StartError::Admin)?;
+        let doors = Doors { metrics, admin };
+        Ok(Self { config, file: None, addresses, doors, descriptors, connections, output, ears })
     }
 
     /// A reload reads this file; without one there is nothing to reload.
@@ -99,10 +104,13 @@ impl Bound {
         for (listener, address) in self.addresses() {
             tracing::info!(%listener, %address, "listening");
         }
-        if let Some(metrics) = &self.metrics {
+        if let Some(metrics) = &self.doors.metrics {
             tracing::info!(address = %metrics.address(), "metrics are served");
         }
-        let Self { config, file, addresses, metrics: served, descriptors, connections, output, ears } = self;
+        if let Some(admin) = &self.doors.admin {
+            tracing::info!(socket = %admin.path().display(), "administration is served");
+        }
+        let Self { config, file, addresses, doors, descriptors, connections, output, ears } = self;
         let sink = Arc::new(Sink::new(
             output.lines(),
             config.log.format,
@@ -142,7 +150,7 @@ impl Bound {
             source,
             tasks: control::Tasks::default(),
         };
-        Ok(control.run(ears, stop, served))
+        Ok(control.run(ears, stop, doors))
     }
 }
 
@@ -176,6 +184,7 @@ impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Bind(listener, error) => write!(f, "listener \"{listener}\": {error}"),
+            Self::Admin(error) => write!(f, "admin.bind: {error}"),
             Self::Metrics(error) => write!(f, "metrics.bind: {error}"),
             Self::TooManyConnections { asked, fits } => write!(
                 f,

@@ -24,7 +24,9 @@ pub mod reload;
 pub mod turns;
 pub mod worker;
 
+pub mod admin;
 pub mod metrics;
+pub mod own_http;
 
 pub mod listening;
 pub mod socket;

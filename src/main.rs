@@ -2,6 +2,7 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr)] // the answers of a command line
 
+mod administration;
 mod command_line;
 
 use std::io;
@@ -31,6 +32,8 @@ fn main() -> ExitCode {
     match arguments.command.unwrap_or(Action::Run { file: None }) {
         Action::Run { file } => run(file.as_deref()),
         Action::Check { file } => check(&file),
+        Action::Reload { socket } => administration::reload(&socket),
+        Action::Status { socket, json } => administration::status(&socket, json),
         Action::Man => print(command_line::manual(&mut io::stdout().lock())),
         Action::Completions { shell } => print(command_line::completions(shell, &mut io::stdout().lock())),
     }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
-use crate::change::Changes;
+use crate::change::{Changes, Difference};
 use crate::config::{Config, ConfigError, Name, TunnelPolicy};
 use crate::control::Control;
 use crate::gateway::{StartError, connection_limit};
@@ -31,6 +31,20 @@ pub struct Source {
     pub descriptors: u64,
 }
 
+/// What came of a reload, for all who have asked for it.
+pub type Reloaded = Arc<Result<Applied, ReloadError>>;
+
+/// What a reload has changed, as its lines tell it.
+#[derive(Debug)]
+pub struct Applied {
+    /// What was added, changed and removed.
+    pub changes: Vec<Difference>,
+    /// Keys that have changed and need a new process.
+    pub kept: Vec<&'static str>,
+    /// What is not wrong and yet not as it should be.
+    pub warnings: Vec<String>,
+}
+
 /// Why the configuration in force stays.
 #[derive(Debug)]
 pub enum ReloadError {
@@ -40,6 +54,8 @@ pub enum ReloadError {
     Config(ConfigError),
     /// What it asks for could not be had: an address, say.
     Start(StartError),
+    /// The gateway takes no new work any more.
+    Draining,
     /// The reading of it has failed in the gateway itself: the log has the panic.
     Panicked,
 }
@@ -82,7 +98,7 @@ fn keep_tickets(old: &Config, new: &mut Config) {
 impl Control {
     /// Puts a configuration into the place of the one in force. Nothing is changed before all that can fail has been done,
     /// and from then on nothing is waited for but that the workers take it.
-    pub async fn apply(&mut self, prepared: Prepared) -> Result<(), ReloadError> {
+    pub async fn apply(&mut self, prepared: Prepared) -> Result<Applied, ReloadError> {
         let Prepared { serving, changes } = prepared;
         let config = &serving.config;
         let connections =
@@ -110,7 +126,8 @@ impl Control {
         let _ = all_done.recv().await;
         tell(&changes, &self.serving);
         self.retire(before, changes.routes);
-        Ok(())
+        let warnings = self.serving.config.warnings.clone();
+        Ok(Applied { changes: changes.differences, kept: changes.kept, warnings })
     }
 
     fn resize(&mut self, connections: std::num::NonZeroUsize, config: &Config) {
@@ -140,6 +157,7 @@ impl Control {
         if serving.config.tcp != self.serving.config.tcp {
             addresses.all().for_each(|(_, listening)| listening.set_options(&serving.config.tcp));
         }
+        self.metrics.listens_on(addresses.all());
         self.addresses = addresses;
     }
 
@@ -268,6 +286,7 @@ impl fmt::Display for ReloadError {
             Self::NoFile => f.write_str("there is no configuration file to read again"),
             Self::Config(error) => error.fmt(f),
             Self::Start(error) => error.fmt(f),
+            Self::Draining => f.write_str("the gateway drains"),
             Self::Panicked => f.write_str("the gateway failed while it read the file: its log has the panic"),
         }
     }

@@ -109,8 +109,8 @@ fn the_example_of_everything_serves_nothing_but_redirects_on_port_80() {
 }
 
 /// Every key of the contract that has landed, by its table: whoever adds one adds it here, and none is ever renamed.
-const KEYS: [(&str, &str); 21] = [
-    ("", "drain forwarded gateway limits listener log metrics route tcp timeouts upstream"),
+const KEYS: [(&str, &str); 22] = [
+    ("", "admin drain forwarded gateway limits listener log metrics route tcp timeouts upstream"),
     ("gateway", "name trusted_proxies workers"),
     ("timeouts", "connect half_close idle keep_alive request_head response_head stall tls_handshake upgrade"),
     ("limits", "connections connections_per_client head_size headers tunnels"),
@@ -119,6 +119,7 @@ const KEYS: [(&str, &str); 21] = [
     ("log", "file format level records"),
     ("drain", "deadline"),
     ("metrics", "bind"),
+    ("admin", "bind"),
     ("listener", "bind limits name timeouts tls trusted_proxies"),
     ("listener.tls", "certificate key"),
     ("listener.timeouts", "keep_alive request_head tls_handshake"),

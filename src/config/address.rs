@@ -1,6 +1,7 @@
 //! Addresses: what a listener binds and what an upstream's endpoints are.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 
 use toml::de::DeValue;
 
@@ -48,6 +49,23 @@ pub(super) fn bind_or_off(value: &DeValue<'_>) -> Result<Option<SocketAddr>, Ref
             }
             Err(refusal) => Err(refusal),
         },
+    }
+}
+
+/// `admin.bind`: a Unix socket, which has an owner; `None` is "off".
+pub(super) fn unix_or_off(value: &DeValue<'_>) -> Result<Option<PathBuf>, Refusal> {
+    const EXPECTED: &str = "expected \"off\" or a Unix socket such as \"unix:/run/spliceway/admin.sock\"";
+    let text = text(value, EXPECTED)?;
+    let refuse = |what: String| Err(Refusal::new(what, EXPECTED));
+    match text.strip_prefix("unix:") {
+        _ if text == "off" => Ok(None),
+        Some(path) if path.is_empty() || path.contains('\0') || path.ends_with('/') => {
+            refuse(format!("{} is not the name of a socket", quoted(text)))
+        }
+        // What the kernel has room for, the zero at its end included (unix(7)).
+        Some(path) if path.len() > 107 => refuse("the name of a socket has 107 bytes at most".to_owned()),
+        Some(path) => Ok(Some(path.into())),
+        None => refuse(format!("{} is not a Unix socket", quoted(text))),
     }
 }
 

@@ -60,6 +60,8 @@ pub struct Config {
     pub drain: Drain,
     /// `[metrics]`.
     pub metrics: Metrics,
+    /// `[admin]`.
+    pub admin: Admin,
     /// `[[listener]]`, in the order of the file; never empty.
     pub listeners: Vec<Arc<Listener>>,
     /// `[[route]]`, in the order of the file. Which one a request takes never depends on that order.
@@ -186,6 +188,13 @@ pub struct Drain {
 pub struct Metrics {
     /// Where metrics and health are served; `None` is "off".
     pub bind: Option<SocketAddr>,
+}
+
+/// `[admin]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Admin {
+    /// The Unix socket where the gateway is administered; `None` is "off".
+    pub bind: Option<PathBuf>,
 }
 
 /// `[[listener]]`: bound addresses and their policy.

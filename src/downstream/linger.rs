@@ -4,17 +4,15 @@
 
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
-
-use crate::tunnel::io::TunnelIo;
 
 /// How long, and how much.
 const TIME: Duration = Duration::from_secs(2);
 const BYTES: u64 = 256 * 1024;
 
 /// Says `last_words`, ends our direction, and waits for the client's end, within bounds.
-pub async fn close(mut io: TunnelIo, last_words: &[u8]) {
+pub async fn close(mut io: impl AsyncRead + AsyncWrite + Unpin, last_words: &[u8]) {
     // Whatever fails here, the connection is over; the bound makes it over in time.
     let _ = timeout(TIME, async {
         io.write_all(last_words).await?;

@@ -1,56 +1,36 @@
 //! Where metrics and health are asked for: one address, three paths, on the control thread and never on a worker.
 //!
-//! Whoever asks is bounded: so many connections, each for one request and so long; a page is made on a thread of its own,
-//! and of the time of one processor making pages takes a tenth at most.
+//! A page is made on a thread of its own, and of the time of one processor making pages takes a tenth at most.
 
-use std::collections::VecDeque;
-use std::convert::Infallible;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
-use tokio::net::TcpStream;
 use tokio::sync::Mutex;
-use tokio::task::{AbortHandle, JoinSet, spawn_blocking};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Metrics;
 use crate::config::{Bind, Tcp};
 use crate::downstream::addr::ListenAddr;
-use crate::downstream::linger;
+use crate::own_http::{EXHAUSTED_PAUSE, Open, other_method, plain, response};
 use crate::proxy::body::Body;
 use crate::socket::{self, BindError, Listening};
-use crate::tunnel::io::TunnelIo;
-
-/// Connections that may be open. For one more the oldest is closed: who asks in good faith has its answer long before its
-/// turn, however many say nothing.
-const MOST_OPEN: usize = 32;
 
 /// From accept to the end of the answer.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// The most that a head may have.
-const HEAD: usize = 16 * 1024;
-
 /// A page that took so long to make is followed by a pause of so many times that.
 const PAUSE: u32 = 9;
 
-/// How long accepting pauses when the machine has nothing left to accept with.
-const EXHAUSTED_PAUSE: Duration = Duration::from_secs(1);
-
 /// The type of a page (OpenMetrics 1.0).
 const PAGE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-const TEXT: &str = "text/plain; charset=utf-8";
 
 /// The address where metrics are served; nobody is served there yet.
 #[derive(Debug)]
@@ -85,7 +65,10 @@ impl Watched {
         let mut open = Open::default();
         loop {
             match self.0.accept().await {
-                Ok((stream, _)) => open.serve(stream, &pages),
+                Ok((stream, _)) => {
+                    let pages = Arc::clone(&pages);
+                    open.serve(stream, DEADLINE, move |request| Arc::clone(&pages).answer(request));
+                }
                 Err(error) => {
                     tracing::error!(%error, "accepting who asks for metrics failed; it pauses for a second");
                     sleep(EXHAUSTED_PAUSE).await;
@@ -93,44 +76,6 @@ impl Watched {
             }
         }
     }
-}
-
-/// The connections that are open.
-#[derive(Debug, Default)]
-struct Open {
-    tasks: JoinSet<()>,
-    oldest_first: VecDeque<AbortHandle>,
-}
-
-impl Open {
-    fn serve(&mut self, stream: TcpStream, pages: &Arc<Pages>) {
-        while self.tasks.try_join_next().is_some() {}
-        self.oldest_first.retain(|connection| !connection.is_finished());
-        if self.oldest_first.len() == MOST_OPEN
-            && let Some(oldest) = self.oldest_first.pop_front()
-        {
-            oldest.abort();
-        }
-        let connection = converse(stream, Arc::clone(pages));
-        self.oldest_first.push_back(self.tasks.spawn(async {
-            // Too late is over: what is left of it is dropped.
-            let _ = timeout(DEADLINE, connection).await;
-        }));
-    }
-}
-
-/// One request and its answer.
-async fn converse(stream: TcpStream, pages: Arc<Pages>) {
-    let service = service_fn(|request: Request<Incoming>| {
-        let pages = Arc::clone(&pages);
-        async move { Ok::<_, Infallible>(pages.answer(&request).await) }
-    });
-    let mut builder = http1::Builder::new();
-    builder.keep_alive(false).header_read_timeout(None).max_buf_size(HEAD);
-    let mut http = builder.serve_connection(TokioIo::new(stream), service);
-    // Who is told of an error has been told by hyper.
-    let _ = (&mut http).await;
-    linger::close(TunnelIo::Tcp(http.into_parts().io.into_inner()), b"").await;
 }
 
 /// What is answered.
@@ -160,15 +105,13 @@ impl Pages {
         Self { metrics, registry: Arc::new(registry), last: Mutex::new(none) }
     }
 
-    async fn answer(&self, request: &Request<Incoming>) -> Response<Body> {
+    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
         let path = request.uri().path();
         if !matches!(path, "/metrics" | "/healthz" | "/readyz") {
             return plain(StatusCode::NOT_FOUND, "not found\n");
         }
         if request.method() != Method::GET {
-            let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n");
-            response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
-            return response;
+            return other_method("GET");
         }
         match path {
             "/metrics" => self.page().await,
@@ -201,16 +144,4 @@ impl Pages {
             }
         }
     }
-}
-
-fn plain(status: StatusCode, text: &str) -> Response<Body> {
-    response(status, TEXT, Bytes::copy_from_slice(text.as_bytes()))
-}
-
-fn response(status: StatusCode, kind: &'static str, text: Bytes) -> Response<Body> {
-    let mut response = Response::new(Body::full(text));
-    *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
 }

@@ -8,11 +8,15 @@ pub mod http;
 mod page;
 mod process;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use crate::cells::{Cell, Count};
+use crate::config::{Listener, Name};
+use crate::downstream::addr::ListenAddr;
+use crate::proxy::Serving;
+use crate::socket::Listening;
 use crate::telemetry::Losses;
 use crate::upstream::EndpointStates;
 use crate::worker::Context;
@@ -24,6 +28,8 @@ pub struct Metrics {
     endpoints: Arc<EndpointStates>,
     losses: Losses,
     ready: AtomicBool,
+    /// Where it listens, by the names of listeners; locked by the control thread and by who asks for the status.
+    addresses: Mutex<Vec<(Name, ListenAddr)>>,
     /// Configurations that were to take the place of another.
     pub reloads: Reloads,
 }
@@ -40,7 +46,8 @@ pub struct Reloads {
 impl Metrics {
     /// Of these workers. Not ready yet.
     pub fn new(workers: Vec<Arc<Context>>, endpoints: Arc<EndpointStates>, losses: Losses) -> Self {
-        Self { workers, endpoints, losses, ready: AtomicBool::new(false), reloads: Reloads::begun() }
+        let (ready, addresses) = (AtomicBool::new(false), Mutex::default());
+        Self { workers, endpoints, losses, ready, addresses, reloads: Reloads::begun() }
     }
 
     /// Whether the gateway takes new work, from now on.
@@ -48,8 +55,30 @@ impl Metrics {
         self.ready.store(ready, Ordering::Release);
     }
 
-    fn is_ready(&self) -> bool {
+    /// Whether it does.
+    pub fn is_ready(&self) -> bool {
         self.ready.load(Ordering::Acquire)
+    }
+
+    /// It listens there, from now on.
+    pub fn listens_on<'a>(&self, addresses: impl Iterator<Item = (&'a Arc<Listener>, &'a Arc<Listening>)>) {
+        let addresses = addresses.map(|(listener, listening)| (listener.name.clone(), listening.address)).collect();
+        *self.addresses.lock().unwrap_or_else(PoisonError::into_inner) = addresses;
+    }
+
+    /// Where it listens.
+    pub fn addresses(&self) -> Vec<(Name, ListenAddr)> {
+        self.addresses.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The configuration in force.
+    pub fn serving(&self) -> Arc<Serving> {
+        self.workers.first().expect("there is a worker").serving()
+    }
+
+    /// Connections of clients that are open, tunnels included.
+    pub fn open_connections(&self) -> u64 {
+        self.workers.iter().map(|worker| worker.registry.open()).sum()
     }
 
     fn cells(&self) -> impl Iterator<Item = &Cell> + Clone {
@@ -75,6 +104,11 @@ impl Reloads {
         } else {
             self.refused.add(1);
         }
+    }
+
+    /// How many were applied, and how many refused.
+    pub fn counts(&self) -> (u64, u64) {
+        (self.applied.get(), self.refused.get())
     }
 
     fn last_applied(&self) -> f64 {

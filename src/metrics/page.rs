@@ -94,12 +94,11 @@ impl Metrics {
         let refused = self.sum(|cell| &cell.refused);
         let help = "Connections that were closed at once, for their client had as many as it may";
         page.counter("spliceway_connections_refused", help, None, [(NONE, refused)])?;
-        let open: u64 = self.workers.iter().map(|worker| worker.registry.open()).sum();
         page.gauge(
             "spliceway_connections",
             "Connections of clients that are open, tunnels included",
             None,
-            [(NONE, open)],
+            [(NONE, self.open_connections())],
         )?;
         let shaken = sums(self.cells().map(|cell| cell.tls.get()));
         let shaken = Shaken::ALL.iter().zip(shaken).map(|(shaken, count)| (handshake_labels(*shaken), count));
@@ -131,14 +130,13 @@ impl Metrics {
 
     fn configuration(&self, page: &mut Page<'_>) -> fmt::Result {
         let Self { reloads, losses, .. } = self;
-        let results =
-            [([("result", "applied")], reloads.applied.get()), ([("result", "refused")], reloads.refused.get())];
+        let (applied, refused) = reloads.counts();
+        let results = [([("result", "applied")], applied), ([("result", "refused")], refused)];
         page.counter("spliceway_config_reloads", "Reloads of the configuration", None, results)?;
         let (name, help) = ("spliceway_config_last_applied_timestamp", "When the configuration in force was taken");
         page.gauge(name, help, Some(&Unit::Seconds), [(NONE, reloads.last_applied())])?;
-        let serving = self.workers.first().map(|worker| worker.serving());
-        let listeners = serving.iter().flat_map(|serving| &serving.config.listeners);
-        let expiries = listeners.filter_map(|listener| {
+        let serving = self.serving();
+        let expiries = serving.config.listeners.iter().filter_map(|listener| {
             let expiry = process::seconds(listener.tls.as_ref()?.valid.end);
             Some(([("listener", listener.name.as_str())], expiry))
         });
@@ -152,8 +150,7 @@ impl Metrics {
 
     /// Every route that is in use, and what came to none.
     fn routes(&self) -> Vec<Route> {
-        let serving = self.workers.first().map(|worker| worker.serving());
-        let states = serving.map(|serving| serving.states.all()).unwrap_or_default();
+        let states = self.serving().states.all();
         let unrouted = Route::summed(None, self.cells().map(|cell| &cell.unrouted));
         states.into_iter().map(Route::of).chain([unrouted]).collect()
     }

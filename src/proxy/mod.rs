@@ -105,11 +105,13 @@ impl Serving {
         self.upstreams.values()
     }
 
-    fn route_state(&self, name: &Name) -> &Arc<RouteState> {
+    /// The counters of one of its routes.
+    pub fn route_state(&self, name: &Name) -> &Arc<RouteState> {
         self.routes.get(name).expect("every route of the table has its state")
     }
 
-    fn upstream(&self, name: &Name) -> &Upstream {
+    /// One of its upstreams.
+    pub fn upstream(&self, name: &Name) -> &Upstream {
         self.upstreams.get(name).expect("resolve has refused routes to upstreams that do not exist")
     }
 }

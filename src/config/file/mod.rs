@@ -7,13 +7,14 @@ mod route;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::config::address::{bind, bind_or_off, endpoint};
+use crate::config::address::{bind, bind_or_off, endpoint, unix_or_off};
 use crate::config::hosts::host_header;
 use crate::config::names::name;
 use crate::config::networks::network;
@@ -56,6 +57,8 @@ pub(in crate::config) struct File {
     pub(in crate::config) drain_deadline: Option<Duration>,
     /// The inner `None` is "off".
     pub(in crate::config) metrics_bind: Option<Spanned<Option<SocketAddr>>>,
+    /// The inner `None` is "off".
+    pub(in crate::config) admin_bind: Option<Option<PathBuf>>,
     pub(in crate::config) listeners: Vec<ListenerTable>,
     pub(in crate::config) upstreams: Vec<UpstreamTable>,
     /// Each with whether nothing was wrong with it.
@@ -213,6 +216,7 @@ impl File {
             forwarded: table.table("forwarded", ForwardedTable::read),
             log: table.table("log", LogTable::read),
             drain_deadline: table.table("drain", |t| time(t, "deadline", TIMEOUT)),
+            admin_bind: table.table("admin", |t| plain(t.value("bind", unix_or_off))),
             metrics_bind: table.table("metrics", |t| t.value("bind", bind_or_off)),
             listeners: table
                 .tables("listener", ListenerTable::read)

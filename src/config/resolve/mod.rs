@@ -21,8 +21,8 @@ use super::reader::{Reading, Table};
 use super::report::{ConfigError, Problems};
 use super::tokens::gateway_name_of;
 use super::{
-    Config, ConnectionLimit, Drain, Forwarded, Gateway, HostHeader, Limits, Log, LogFile, LogFormat, Metrics, Pool,
-    Records, Tcp, TunnelPolicy, Upstream,
+    Admin, Config, ConnectionLimit, Drain, Forwarded, Gateway, HostHeader, Limits, Log, LogFile, LogFormat, Metrics,
+    Pool, Records, Tcp, TunnelPolicy, Upstream,
 };
 
 impl Config {
@@ -93,6 +93,7 @@ fn resolve(file: File, folder: &Path, problems: &Problems) -> Config {
         forwarded: forwarded(&file.forwarded),
         log: log(file.log, folder),
         metrics: Metrics { bind: file.metrics_bind.as_ref().and_then(|bind| *bind.get_ref()) },
+        admin: Admin { bind: file.admin_bind.flatten().map(|socket| folder.join(socket)) },
         drain: Drain { deadline: file.drain_deadline.unwrap_or(Duration::from_secs(25)) },
         listeners,
         routes,

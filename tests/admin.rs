@@ -1,0 +1,334 @@
+//! Administration: the socket is its owner's alone, says what is, and has the gateway read its file again. It is asked here by
+//! the command line, as a person does, and by hand where nobody well-behaved would ask so.
+
+mod support;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::Output;
+use std::thread;
+
+use serde_json::Value;
+use support::backend::{self, Backend};
+use support::client::Client;
+use support::frame;
+use support::gateway::{Folder, Gateway, Signal, run_to_end};
+use support::until;
+
+const ADMIN: &str = "[admin]\nbind = \"unix:admin.sock\"\n[log]\nformat = \"json\"\n";
+const LISTENER: &str = "[[listener]]\nname = \"web\"\nbind = \"127.0.0.1:0\"\n";
+
+fn page(body: &str) -> String {
+    format!("[[route]]\nname = \"page\"\npath = \"/page\"\nrespond = {{ status = 200, body = \"{body}\" }}\n")
+}
+
+fn file(body: &str) -> String {
+    format!(
+        "{ADMIN}[drain]\ndeadline = \"10m\"\n{LISTENER}[[route]]\nname = \"echo\"\nservice = \"echo\"\n{}",
+        page(body)
+    )
+}
+
+fn socket(gateway: &Gateway) -> PathBuf {
+    gateway.folder().join("admin.sock")
+}
+
+fn write(gateway: &Gateway, text: &str) {
+    fs::write(gateway.folder().join("gateway.toml"), text).expect("the folder can be written");
+}
+
+fn spliceway(socket: &Path, arguments: &[&str]) -> Output {
+    let socket = socket.to_str().expect("text");
+    run_to_end(&[arguments, &["--socket", socket]].concat())
+}
+
+/// Exit code, standard output and standard error.
+fn said(output: &Output) -> (Option<i32>, &str, &str) {
+    let text = |bytes| std::str::from_utf8(bytes).expect("text");
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+fn status(gateway: &Gateway) -> Value {
+    let output = spliceway(&socket(gateway), &["status", "--json"]);
+    let (code, text, error) = said(&output);
+    assert_eq!((code, error), (Some(0), ""));
+    serde_json::from_str(text).expect("JSON")
+}
+
+/// The whole answer to these bytes.
+fn raw(socket: &Path, request: &str) -> String {
+    let mut stream = UnixStream::connect(socket).expect("it listens");
+    stream.write_all(request.as_bytes()).expect("it reads");
+    let mut answer = String::new();
+    // Who is turned away before all of it has been read gets what was said, and then a reset.
+    let _ = stream.read_to_string(&mut answer);
+    answer
+}
+
+#[test]
+fn a_reload_says_what_it_has_changed() {
+    let gateway = Gateway::start(&file("one"));
+    let socket = socket(&gateway);
+    let unchanged = spliceway(&socket, &["reload"]);
+    assert_eq!(said(&unchanged), (Some(0), "reloaded: 0 changes\n", ""));
+    let more = "[[route]]\nname = \"more\"\npath = \"/more\"\nrespond = 204\n";
+    write(&gateway, &format!("[gateway]\nworkers = 7\n{}{more}", file("two")));
+    let changed = spliceway(&socket, &["reload"]);
+    let lines = "route page changed\nroute more added\nreloaded: 2 changes\n";
+    let warning = "warning: gateway.workers has changed, and stays as it was until the process is started anew\n";
+    assert_eq!(said(&changed), (Some(0), lines, warning));
+    assert_eq!(Client::get(gateway.address("web"), "/page").text(), "two");
+    gateway.stop();
+}
+
+#[test]
+fn a_reload_that_is_refused_says_why_and_changes_nothing() {
+    let gateway = Gateway::start(&file("one"));
+    let socket = socket(&gateway);
+    write(&gateway, &file("two").replace("\"echo\"\n[[", "\"ehco\"\n[["));
+    let refused = spliceway(&socket, &["reload"]);
+    let (code, out, error) = said(&refused);
+    assert_eq!((code, out), (Some(78), ""));
+    assert!(
+        error.starts_with("spliceway: the reload is refused: error: `route.service`: \"ehco\" is not known\n"),
+        "{error}"
+    );
+    assert!(error.contains("gateway.toml:12:11") && error.contains("did you mean \"echo\"?"), "{error}");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("its address");
+    write(&gateway, &format!("{}[[listener]]\nname = \"taken\"\nbind = \"{address}\"\n", file("two")));
+    let refused = spliceway(&socket, &["reload"]);
+    let expected = format!(
+        "spliceway: the reload is refused: listener \"taken\": cannot listen on {address}: the address is in use by \
+         another process\n"
+    );
+    assert_eq!(said(&refused), (Some(1), "", &*expected));
+    assert_eq!(Client::get(gateway.address("web"), "/page").text(), "one");
+    assert_eq!(status(&gateway)["reloads"], serde_json::json!({ "applied": 0, "refused": 2 }));
+    gateway.stop();
+}
+
+#[test]
+fn the_status_tells_listeners_routes_endpoints_and_what_came_to_them() {
+    let backend = Backend::start(backend::websocket_echo);
+    let address = backend.address();
+    let forwarded = format!(
+        "[upstream.b]\nendpoints = [\"{address}\"]\n[[route]]\nname = \"far\"\npath = \"/far\"\nupstream = \"b\"\n"
+    );
+    let gateway = Gateway::start(&format!("{}{forwarded}", file("one")));
+    let web = gateway.address("web");
+    let mut tunnels = [Client::upgrade(web, "/echo").0, Client::upgrade(web, "/far").0];
+    assert_eq!(Client::get(web, "/page").text(), "one");
+    until("the page has its record", || !gateway.records().is_empty());
+    let told = status(&gateway);
+    assert_eq!(told["process"], gateway.pid());
+    assert_eq!((&told["state"], &told["version"]), (&"serving".into(), &env!("CARGO_PKG_VERSION").into()));
+    assert_eq!(told["tunnels"], 2);
+    let listener = serde_json::json!(
+        [{ "name": "web", "addresses": [web.to_string()], "tls": false, "certificate_expires": null }]
+    );
+    assert_eq!(told["listeners"], listener);
+    let route = |name: &str, does: &str, counts: [u64; 3]| {
+        let [requests, handshakes, tunnels] = counts;
+        serde_json::json!(
+            { "name": name, "does": does, "requests": requests, "handshakes": handshakes, "tunnels": tunnels }
+        )
+    };
+    let routes =
+        [route("echo", "service", [0, 1, 1]), route("page", "respond", [1, 0, 0]), route("far", "upstream", [0, 1, 1])];
+    assert_eq!(told["routes"], serde_json::json!(routes));
+    let endpoint = serde_json::json!({ "configured": address.to_string(), "address": address.to_string(), "in_use": 1, "tunnels": 1 });
+    assert_eq!(told["upstreams"], serde_json::json!([{ "name": "b", "endpoints": [endpoint] }]));
+    for tunnel in &mut tunnels {
+        tunnel.send(frame::client(1, true, "still"));
+        assert_eq!(frame::read(tunnel).text(), "still");
+    }
+    let table = spliceway(&socket(&gateway), &["status"]);
+    let (code, text, _) = said(&table);
+    assert_eq!(code, Some(0));
+    let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    for line in [
+        &*format!("web {web} -"),
+        "echo service 0 1 1",
+        "page respond 1 0 0",
+        "far upstream 0 1 1",
+        &*format!("b {address} {address} 1 1"),
+    ] {
+        assert!(text.lines().any(|told| words(told) == words(line)), "no line {line:?} in\n{text}");
+    }
+    drop(tunnels);
+    gateway.stop();
+    backend.finish();
+}
+
+#[test]
+fn the_socket_is_its_owners_alone_and_gone_with_the_gateway() {
+    let gateway = Gateway::start(&file("one"));
+    let (path, folder) = (socket(&gateway), gateway.folder().to_owned());
+    let metadata = fs::metadata(&path).expect("it is there");
+    assert!(metadata.file_type().is_socket());
+    assert_eq!(metadata.permissions().mode() & 0o777, 0o600);
+    let line = gateway.message(|message| message["message"] == "administration is served");
+    assert_eq!(line["socket"], path.to_str().expect("text"));
+    // What it answers there it answers to no client of a listener.
+    for path in ["/status", "/reload"] {
+        let asked = Client::ask(
+            gateway.address("web"),
+            format!("POST {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"),
+        );
+        assert!(!asked.text().contains("listeners") && asked.status == 426, "{asked:?}");
+    }
+    gateway.signal(Signal::SIGTERM);
+    until("the name is gone", || !path.exists());
+    drop(folder);
+    assert_eq!(gateway.wait().0.code(), Some(0));
+}
+
+#[test]
+fn a_socket_that_a_killed_gateway_left_is_taken_and_one_that_is_used_is_not() {
+    let folder = Folder::new();
+    let config = folder.put("gateway.toml", file("one"));
+    let path = config.with_file_name("admin.sock");
+    drop(UnixListener::bind(&path).expect("it can be bound"));
+    assert!(path.exists(), "a socket's name outlives it");
+    let run = ["run", config.to_str().expect("text")];
+    let gateway = Gateway::launch(&run, &[]);
+    until("it serves", || gateway.lines().iter().any(|line| line.contains("serving")));
+    assert!(raw(&path, "GET /status HTTP/1.1\r\nHost: a\r\n\r\n").starts_with("HTTP/1.1 200 "));
+    let second = run_to_end(&run);
+    let told = format!("spliceway: admin.bind: cannot listen on {}: another process listens there\n", path.display());
+    assert_eq!((second.status.code(), said(&second).2), (Some(1), &*told));
+    // And that has not taken it away from the first.
+    assert!(raw(&path, "GET /status HTTP/1.1\r\nHost: a\r\n\r\n").starts_with("HTTP/1.1 200 "));
+    gateway.signal(Signal::SIGTERM);
+    assert_eq!(gateway.wait().0.code(), Some(0));
+    fs::write(&path, "mine").expect("the folder can be written");
+    let refused = run_to_end(&run);
+    let told =
+        format!("spliceway: admin.bind: cannot listen on {}: there is a file that is no socket\n", path.display());
+    assert_eq!((refused.status.code(), said(&refused).2), (Some(1), &*told));
+    assert_eq!(fs::read_to_string(&path).expect("it is there"), "mine");
+}
+
+#[test]
+fn nobody_to_be_asked_is_told() {
+    let folder = Folder::new();
+    let path = folder.put("x", "").with_file_name("admin.sock");
+    for arguments in [&["reload"][..], &["status"]] {
+        let told = format!(
+            "spliceway: no gateway can be asked at {}: No such file or directory (os error 2) (admin.bind says where it \
+             listens)\n",
+            path.display()
+        );
+        assert_eq!(said(&spliceway(&path, arguments)), (Some(1), "", &*told));
+    }
+    // Somebody who is no gateway.
+    let listener = UnixListener::bind(&path).expect("it can be bound");
+    let other = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("it comes");
+        let mut request = [0; 1024];
+        let _ = stream.read(&mut request).expect("it asks");
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi").expect("it reads");
+        let _ = stream.read(&mut request);
+    });
+    let told = "spliceway: who listens there is no gateway: it answered 200 OK\n";
+    assert_eq!(said(&spliceway(&path, &["status"])), (Some(1), "", told));
+    other.join().expect("it has answered");
+}
+
+#[test]
+fn reloads_that_are_asked_for_at_once_are_all_answered_and_the_last_file_is_in_force() {
+    let gateway = Gateway::start(&file("one"));
+    write(&gateway, &file("two"));
+    let path = socket(&gateway);
+    let post = "POST /reload HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n";
+    let answers: Vec<_> = thread::scope(|scope| {
+        let askers: Vec<_> = (0..20).map(|_| scope.spawn(|| raw(&path, post))).collect();
+        askers.into_iter().map(|asker| asker.join().expect("it is answered")).collect()
+    });
+    assert!(answers.iter().all(|answer| answer.starts_with("HTTP/1.1 200 ")), "{answers:?}");
+    let changed = answers.iter().filter(|answer| answer.contains("\"name\":\"page\"")).count();
+    assert!(changed >= 1, "nobody was told of the change: {answers:?}");
+    assert_eq!(Client::get(gateway.address("web"), "/page").text(), "two");
+    gateway.stop();
+}
+
+#[test]
+fn a_reload_during_a_drain_is_refused_and_the_status_says_that_it_drains() {
+    let gateway = Gateway::start(&file("one"));
+    let (mut tunnel, _) = Client::upgrade(gateway.address("web"), "/echo");
+    gateway.signal(Signal::SIGTERM);
+    gateway.message(|message| message["message"] == "draining");
+    let told = "spliceway: the reload is refused: the gateway drains\n";
+    assert_eq!(said(&spliceway(&socket(&gateway), &["reload"])), (Some(1), "", told));
+    let state = status(&gateway);
+    assert_eq!((&state["state"], &state["tunnels"]), (&"draining".into(), &1.into()));
+    tunnel.finish_sending();
+    tunnel.expect_end();
+    assert_eq!(gateway.wait().0.code(), Some(0));
+}
+
+#[test]
+fn who_asks_for_what_is_not_there_is_told_so() {
+    let gateway = Gateway::start(&file("one"));
+    let path = socket(&gateway);
+    for (request, expected) in [
+        ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", "HTTP/1.1 404 "),
+        ("GET /reload HTTP/1.1\r\nHost: a\r\n\r\n", "HTTP/1.1 405 "),
+        ("POST /status HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n", "HTTP/1.1 405 "),
+        ("nonsense\r\n\r\n", "HTTP/1.1 400 "),
+    ] {
+        let answer = raw(&path, request);
+        assert!(answer.starts_with(expected), "{request:?}: {answer}");
+    }
+    assert!(raw(&path, "GET /reload HTTP/1.1\r\nHost: a\r\n\r\n").contains("allow: POST\r\n"));
+    assert!(
+        raw(&path, &format!("GET /status HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(20_000))).starts_with("HTTP/1.1 431 ")
+    );
+    assert_eq!(status(&gateway)["reloads"]["applied"], 0);
+    gateway.stop();
+}
+
+/// Who floods the socket is bounded, the oldest go first, and whoever administers comes through, and no client feels it.
+#[test]
+fn a_flood_is_bounded_and_both_administration_and_clients_go_on() {
+    let gateway = Gateway::start(&file("one"));
+    let path = socket(&gateway);
+    let idle = gateway.descriptors();
+    let (mut tunnel, _) = Client::upgrade(gateway.address("web"), "/echo");
+    // One that was accepted by the kernel waits in the queue until the gateway comes to it.
+    let connect = || loop {
+        match UnixStream::connect(&path) {
+            Ok(stream) => return stream,
+            Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock, "{error}"),
+        }
+    };
+    let mut flood: Vec<_> = (0..300).map(|_| connect()).collect();
+    assert_eq!(status(&gateway)["state"], "serving");
+    // The tunnel has a descriptor, and each of the 32 that may be open.
+    assert!(gateway.descriptors() <= idle + 1 + 32, "{} of {idle}", gateway.descriptors());
+    for stream in &mut flood[..200] {
+        assert_eq!(stream.read(&mut [0; 16]).unwrap_or(0), 0, "the oldest were closed");
+    }
+    thread::scope(|scope| {
+        let reloaders: Vec<_> = (0..4)
+            .map(|_| {
+                scope.spawn(|| {
+                    (0..25).for_each(|_| assert_eq!(spliceway(&path, &["reload"]).status.code(), Some(0)));
+                })
+            })
+            .collect();
+        for _ in 0..50 {
+            assert_eq!(Client::get(gateway.address("web"), "/page").text(), "one");
+            tunnel.send(frame::client(1, true, "still"));
+            assert_eq!(frame::read(&mut tunnel).text(), "still");
+        }
+        reloaders.into_iter().for_each(|reloader| reloader.join().expect("each is answered"));
+    });
+    drop((flood, tunnel));
+    until("all descriptors are given back", || gateway.descriptors() <= idle);
+    gateway.stop();
+}
