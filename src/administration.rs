@@ -57,10 +57,16 @@ fn write_status(status: &Value, out: &mut impl Write) -> io::Result<()> {
     )?;
     let listeners = rows(&status["listeners"]).iter().map(|listener| {
         let addresses: Vec<_> = texts(&listener["addresses"]).collect();
-        let certificate = listener["certificate_expires"].as_str().map_or_else(|| "-".to_owned(), str::to_owned);
-        vec![text(&listener["name"]), addresses.join(" "), certificate]
+        vec![text(&listener["name"]), addresses.join(" ")]
     });
-    write_table(&["LISTENER", "ADDRESSES", "CERTIFICATE EXPIRES"], listeners, out)?;
+    write_table(&["LISTENER", "ADDRESSES"], listeners, out)?;
+    let certificates = rows(&status["listeners"]).iter().flat_map(|listener| {
+        rows(&listener["certificates"]).iter().map(|certificate| {
+            let names: Vec<_> = texts(&certificate["names"]).collect();
+            vec![text(&listener["name"]), text(&certificate["file"]), text(&certificate["expires"]), names.join(" ")]
+        })
+    });
+    write_table(&["LISTENER", "CERTIFICATE", "EXPIRES", "NAMES"], certificates, out)?;
     let keys = ["name", "does", "requests", "handshakes", "tunnels"];
     let routes = rows(&status["routes"]).iter().map(|route| keys.map(|key| text(&route[key])).to_vec());
     write_table(&["ROUTE", "DOES", "REQUESTS", "HANDSHAKES", "TUNNELS"], routes, out)?;

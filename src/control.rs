@@ -6,7 +6,7 @@ use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use sd_notify::NotifyState;
 use tokio::runtime::Runtime;
@@ -19,6 +19,7 @@ use crate::admin::socket::AdminSocket;
 use crate::admin::{Admin, Asker};
 use crate::config::{Drain, Name};
 use crate::downstream::seat::{Budget, Budgets};
+use crate::expiry::Daily;
 use crate::gateway::Ended;
 use crate::listening::Addresses;
 use crate::metrics::Metrics;
@@ -231,6 +232,7 @@ impl Control {
         asked: &mut mpsc::UnboundedReceiver<Asker>,
     ) {
         let mut check = log_check();
+        let mut expiry = Daily::from(SystemTime::now());
         let mut free = interval(FREE_CHECK);
         free.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -244,9 +246,19 @@ impl Control {
                     self.see_to_departed(gone, upstream.config.on_removed);
                     continue;
                 }
-                _ = free.tick() => { self.free_retired(); continue },
-                _ = signals.user1.recv() => { self.reopen_log(); continue },
-                _ = check.tick() => { tell_dropped_lines(&self.output); continue },
+                _ = free.tick() => {
+                    self.free_retired();
+                    expiry.tell(&self.serving.config, SystemTime::now());
+                    continue;
+                }
+                _ = signals.user1.recv() => {
+                    self.reopen_log();
+                    continue;
+                }
+                _ = check.tick() => {
+                    tell_dropped_lines(&self.output);
+                    continue;
+                }
             }
             // One reading of the file is an answer to all who have asked before it.
             askers.extend(std::iter::from_fn(|| asked.try_recv().ok()));

@@ -14,7 +14,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::rustls::pki_types::PrivatePkcs8KeyDer;
 
 use crate::config::{Bind, Config, ConfigError, Listener, Name};
-use crate::downstream::tls::{Tls, TlsError};
+use crate::downstream::certificates::{Certificate, TlsError};
+use crate::downstream::tls::{Settings, Tls};
 use crate::service::echo;
 
 /// Where the demonstration listens.
@@ -114,7 +115,9 @@ fn make_certificate() -> Result<Tls, DemonstrationError> {
     let key = KeyPair::generate().map_err(DemonstrationError::Certificate)?;
     let certificate = params.self_signed(&key).map_err(DemonstrationError::Certificate)?;
     let key = PrivatePkcs8KeyDer::from(key.serialize_der()).into();
-    Tls::new(vec![certificate.into()], key, valid, Path::new("(made at start)")).map_err(DemonstrationError::Tls)
+    let nowhere = Path::new("(made at start)");
+    let certificate = Certificate::new(vec![certificate.into()], key, nowhere, nowhere);
+    certificate.and_then(|one| Tls::new(vec![one], &Settings::default())).map_err(DemonstrationError::Tls)
 }
 
 /// Starts the small backend, a WebSocket echo, on a loopback port of the system's choice. It ends with the process.

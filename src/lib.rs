@@ -25,6 +25,7 @@ pub mod turns;
 pub mod worker;
 
 pub mod admin;
+pub mod expiry;
 pub mod metrics;
 pub mod own_http;
 

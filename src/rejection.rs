@@ -26,6 +26,8 @@ pub enum Rejection {
     Framing(FramingError),
     /// Host, method or target.
     Target(TargetError),
+    /// The host is another than the one that the client asked for when it connected.
+    Misdirected,
     /// No route, or two readings of the path.
     Route(RouteError),
     /// The opening handshake.
@@ -69,6 +71,8 @@ pub enum Cause {
     Framing,
     /// Host, method or target.
     Target,
+    /// Another host than by SNI.
+    Misdirected,
     /// No route.
     NoRoute,
     /// Two readings of the path.
@@ -128,6 +132,7 @@ impl Rejection {
         match self {
             Self::Framing(error) => framing_status(error),
             Self::Target(error) => target_status(error),
+            Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::Route(RouteError::NotFound) => StatusCode::NOT_FOUND,
             Self::Route(RouteError::AmbiguousPath) | Self::Body(_) => StatusCode::BAD_REQUEST,
             Self::Opening(error) => opening_status(error),
@@ -163,6 +168,7 @@ impl Rejection {
         match self {
             Self::Framing(_) => Cause::Framing,
             Self::Target(_) => Cause::Target,
+            Self::Misdirected => Cause::Misdirected,
             Self::Route(RouteError::NotFound) => Cause::NoRoute,
             Self::Route(RouteError::AmbiguousPath) => Cause::AmbiguousPath,
             Self::Opening(_) => Cause::OpeningHandshake,
@@ -342,6 +348,7 @@ impl fmt::Display for Rejection {
             Self::Route(error) => error.fmt(f),
             Self::Opening(error) => error.fmt(f),
             Self::PlainRefused(_) => f.write_str("only upgrades are served here"),
+            Self::Misdirected => f.write_str("this connection was opened for another host"),
             Self::Loop => f.write_str("a loop: this gateway's own name came back in Via"),
             Self::Draining => f.write_str("the gateway is about to end"),
             Self::TunnelsFull => f.write_str("limits.tunnels is reached"),

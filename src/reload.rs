@@ -90,7 +90,7 @@ fn keep_tickets(old: &Config, new: &mut Config) {
         let before = old.listeners.iter().find(|before| before.name == listener.name).and_then(|b| b.tls.as_ref());
         let listener = Arc::get_mut(listener).expect("nobody serves by it yet");
         if let (Some(tls), Some(before)) = (&mut listener.tls, before) {
-            *tls = Arc::new(tls.keeping_tickets_of(before));
+            Arc::get_mut(tls).expect("nobody serves by it yet").keep_tickets_of(before);
         }
     }
 }

@@ -47,7 +47,7 @@ fn the_example_of_everything_loads_with_it() {
     generated(&tree, &[]);
     let config = Config::load(&tree.path("config/gateway.toml")).unwrap_or_else(|error| panic!("{error}"));
     assert!(config.warnings.is_empty(), "{:?}", config.warnings);
-    let valid = &config.listeners[0].tls.as_ref().unwrap().valid;
+    let valid = &config.listeners[0].tls.as_ref().unwrap().certificates()[0].valid;
     let left = valid.end.duration_since(SystemTime::now()).unwrap();
     let day = Duration::from_secs(24 * 60 * 60);
     assert!((89 * day..=90 * day).contains(&left), "{left:?}");

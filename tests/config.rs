@@ -109,7 +109,7 @@ fn the_example_of_everything_serves_nothing_but_redirects_on_port_80() {
 }
 
 /// Every key of the contract that has landed, by its table: whoever adds one adds it here, and none is ever renamed.
-const KEYS: [(&str, &str); 22] = [
+const KEYS: [(&str, &str); 23] = [
     ("", "admin drain forwarded gateway limits listener log metrics route tcp timeouts upstream"),
     ("gateway", "name trusted_proxies workers"),
     ("timeouts", "connect half_close idle keep_alive request_head response_head stall tls_handshake upgrade"),
@@ -121,7 +121,11 @@ const KEYS: [(&str, &str); 22] = [
     ("metrics", "bind"),
     ("admin", "bind"),
     ("listener", "bind limits name timeouts tls trusted_proxies"),
-    ("listener.tls", "certificate key"),
+    (
+        "listener.tls",
+        "certificate certificates cipher_suites client_ca client_certificates groups key minimum_version strict_host tickets",
+    ),
+    ("listener.tls.certificates", "certificate key"),
     ("listener.timeouts", "keep_alive request_head tls_handshake"),
     ("listener.limits", "connections connections_per_client head_size headers"),
     ("upstream.NAME", "balance endpoints host_header on_removed pool resolve retry"),

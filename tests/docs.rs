@@ -53,6 +53,13 @@ fn with(key: &str, value: Option<&str>) -> String {
     let line = value.map_or_else(String::new, |value| format!("{name} = {value}\n"));
     let own = |at: &str| if table == at { line.as_str() } else { "" };
     let table_of = |begins: &str| match table.strip_prefix(begins) {
+        Some("tls.certificates") => format!("[listener.tls]\n{PAIR}[[{table}]]\n{}{line}", siblings(key)),
+        Some("tls") if siblings(key).starts_with(PAIR) => {
+            // Who asks for certificates of clients knows by whom they are signed.
+            let known = value.is_some_and(|value| value.contains("required"));
+            let authority = if name == "client_certificates" && known { "client_ca = \"clients.pem\"\n" } else { "" };
+            format!("[{table}]\n{}{authority}{line}", siblings(key))
+        }
         Some(_) if !line.is_empty() => format!("[{}]\n{}{line}", table.replace("NAME", "app"), siblings(key)),
         _ => String::new(),
     };
@@ -81,11 +88,18 @@ fn with(key: &str, value: Option<&str>) -> String {
     ) + &without(key, value)
 }
 
+/// The certificate of a listener.
+const PAIR: &str = "certificate = \"fullchain.pem\"\nkey = \"privkey.pem\"\n";
+
 /// What must stand beside a key of a table.
 fn siblings(key: &str) -> &'static str {
     match key {
-        "listener.tls.certificate" => "key = \"privkey.pem\"\n",
-        "listener.tls.key" => "certificate = \"fullchain.pem\"\n",
+        "listener.tls.client_ca" => {
+            "certificate = \"fullchain.pem\"\nkey = \"privkey.pem\"\nclient_certificates = \"optional\"\n"
+        }
+        "listener.tls.certificate" | "listener.tls.certificates.certificate" => "key = \"privkey.pem\"\n",
+        "listener.tls.key" | "listener.tls.certificates.key" => "certificate = \"fullchain.pem\"\n",
+        _ if key.starts_with("listener.tls.") => PAIR,
         "route.respond.content_type" => "status = 200\nbody = \"x\"\n",
         "route.respond.body" | "route.respond.body_file" => "status = 200\n",
         "route.redirect.status" => "to = \"/\"\n",
@@ -209,7 +223,7 @@ fn every_default_is_the_programs_own() {
     for Entry { key, default, .. } in entries(&text) {
         if default == "none: it must be there" || default == "none: the long form needs it" {
             let mut without = with(key, None);
-            if key.starts_with("listener.tls.") {
+            if ["listener.tls.certificate", "listener.tls.key"].contains(&key) {
                 without =
                     without.replacen("[upstream.app]", &format!("[listener.tls]\n{}[upstream.app]", siblings(key)), 1);
             } else if key.starts_with("route.") {

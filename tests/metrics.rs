@@ -387,7 +387,8 @@ fn a_tls_handshake_is_counted_by_its_version_and_by_what_it_came_to() {
 #[test]
 fn until_when_a_listeners_certificate_is_valid_is_told_in_seconds_since_the_epoch() {
     let tree = Tree::new();
-    let [chain, key] = ["chain.pem", "key.pem"].map(|name| tree.path(&format!("tests/config/valid/certs/{name}")));
+    let file = |name: &str| tree.path("tests/config/valid/certs").join(name).display().to_string();
+    let [chain, key] = ["chain.pem", "key.pem"].map(file);
     let gateway = Gateway::start(&format!(
         "[metrics]\nbind = \"127.0.0.1:0\"\n[[listener]]\nname = \"plain\"\nbind = \"127.0.0.1:0\"\n\
          [[listener]]\nname = \"secure\"\nbind = \"127.0.0.1:0\"\n\
@@ -396,7 +397,7 @@ fn until_when_a_listeners_certificate_is_valid_is_told_in_seconds_since_the_epoc
     let page = page(&gateway);
     let told: Vec<_> = page.iter().filter(|(name, _)| name.contains("certificate_expiry")).collect();
     // 4000-01-01T00:00:00Z
-    let name = "spliceway_certificate_expiry_timestamp_seconds{listener=\"secure\"}".to_owned();
+    let name = format!("spliceway_certificate_expiry_timestamp_seconds{{listener=\"secure\",certificate=\"{chain}\"}}");
     assert_eq!(told, [(&name, &64_060_588_800.0)]);
     gateway.stop();
 }

@@ -112,9 +112,9 @@ fn routes_and_backends_know_that_a_request_came_by_https() {
     );
     let mut doors = [authority.connect(gateway.address("secure")), Client::connect(gateway.address("plain"))];
     for (client, expected) in doors.iter_mut().zip(["secure", "plain"]) {
-        client.send("GET /scheme HTTP/1.1\r\nHost: a\r\n\r\n");
+        client.send("GET /scheme HTTP/1.1\r\nHost: localhost\r\n\r\n");
         assert_eq!(client.read_answer().text(), expected);
-        client.send("GET /b HTTP/1.1\r\nHost: a\r\nX-Forwarded-Proto: gopher\r\n\r\n");
+        client.send("GET /b HTTP/1.1\r\nHost: localhost\r\nX-Forwarded-Proto: gopher\r\n\r\n");
         assert_eq!(client.read_answer().status, 204);
     }
     drop(doors);

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::cells::{RouteCell, RouteState};
 use crate::config::{Action, Config, Listener, Route};
+use crate::downstream::certificates::Certificate;
 use crate::metrics::Metrics;
 use crate::upstream::Upstream;
 use crate::upstream::endpoint::Endpoint;
@@ -37,15 +38,24 @@ fn listeners(metrics: &Metrics, config: &Config) -> Vec<Value> {
     let bound = metrics.addresses();
     let listener = |listener: &Arc<Listener>| {
         let own = bound.iter().filter(|(name, _)| *name == listener.name);
-        let until = listener.tls.as_ref().map(|tls| rfc3339(tls.valid.end));
+        let certificates = listener.tls.iter().flat_map(|tls| tls.certificates());
         json!({
             "name": listener.name.as_str(),
             "addresses": own.map(|(_, address)| address.to_string()).collect::<Vec<_>>(),
             "tls": listener.tls.is_some(),
-            "certificate_expires": until,
+            "certificates": certificates.map(certificate).collect::<Vec<_>>(),
         })
     };
     config.listeners.iter().map(listener).collect()
+}
+
+fn certificate(certificate: &Certificate) -> Value {
+    let names: Vec<&str> = certificate.names.iter().map(|name| &**name).collect();
+    json!({
+        "file": certificate.file.display().to_string(),
+        "names": names,
+        "expires": rfc3339(certificate.valid.end),
+    })
 }
 
 fn rfc3339(time: SystemTime) -> String {

@@ -29,6 +29,7 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use ipnet::IpNet;
 
+use crate::downstream::certificates::Certificate;
 use crate::downstream::tls::Tls;
 
 pub use self::file::keys;
@@ -455,6 +456,16 @@ pub enum HostHeader {
     Endpoint,
     /// These bytes.
     Literal(HeaderValue),
+}
+
+impl Config {
+    /// Every certificate with the name of the listener that serves with it.
+    pub fn certificates(&self) -> impl Iterator<Item = (&Name, &Certificate)> {
+        self.listeners.iter().flat_map(|listener| {
+            let certificates = listener.tls.as_ref().map(|tls| tls.certificates()).unwrap_or_default();
+            certificates.iter().map(|certificate| (&listener.name, certificate))
+        })
+    }
 }
 
 impl Name {

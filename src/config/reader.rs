@@ -186,15 +186,29 @@ impl<'t> Table<'t> {
     }
 
     /// Each table of the list `[[key]]`, and whether nothing was wrong with it.
-    pub(super) fn tables<R>(&mut self, key: &'static str, mut read: impl FnMut(&mut Self) -> R) -> Vec<(R, bool)> {
-        let Some(value) = self.ask(key) else { return Vec::new() };
-        let Some(items) = value.get_ref().as_array() else {
-            self.refuse(key, value.span(), &Refusal::new(kind(value.get_ref()), format!("write [[{key}]]")));
-            return Vec::new();
-        };
-        if items.is_empty() {
+    pub(super) fn tables<R>(&mut self, key: &'static str, read: impl FnMut(&mut Self) -> R) -> Vec<(R, bool)> {
+        let empty = self.find(key).filter(|value| value.get_ref().as_array().is_some_and(|items| items.is_empty()));
+        if let Some(value) = empty {
             self.refuse(key, value.span(), &Refusal::new("an empty list", format!("write [[{key}]]")));
         }
+        self.tables_or_none(key, read)
+    }
+
+    /// The same where the list may be empty.
+    pub(super) fn tables_or_none<R>(
+        &mut self,
+        key: &'static str,
+        mut read: impl FnMut(&mut Self) -> R,
+    ) -> Vec<(R, bool)> {
+        let Some(value) = self.ask(key) else { return Vec::new() };
+        let Some(items) = value.get_ref().as_array() else {
+            let expected = match self.path.is_empty() {
+                true => format!("write [[{key}]]"),
+                false => "expected a list of tables".to_owned(),
+            };
+            self.refuse(key, value.span(), &Refusal::new(kind(value.get_ref()), expected));
+            return Vec::new();
+        };
         let one = |item: &'t Spanned<DeValue<'t>>| {
             let entries = self.entries_of(key, item)?;
             let problems = self.reading.problems.count();

@@ -21,9 +21,10 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 use super::addr::{ClientAddr, ListenAddr};
+use super::identity::ClientCertificate;
 use super::linger;
 use super::seat::Seat;
-use super::secure::{Insecure, Secured, secure};
+use super::secure::{Insecure, Secured, Shown, secure};
 use super::timing::{Passing, Timing};
 use super::watched::Watched;
 use crate::config::{Listener, Scheme};
@@ -69,6 +70,8 @@ pub struct ConnContext {
     pub local: ListenAddr,
     /// How it came in.
     pub scheme: Scheme,
+    /// What its client has shown of itself in its TLS handshake.
+    shown: Option<Box<Shown>>,
     /// The worker that it lives and dies on.
     pub worker: Arc<worker::Context>,
     entry: Arc<Entry>,
@@ -102,13 +105,13 @@ where
     let secured = Box::pin(secure(stream, &listener, since, seat.registration.entry())).await;
     let shaken = secured.as_ref().map_or_else(Insecure::shaken, |secured| secured.shaken);
     shaken.inspect(|shaken| worker.cell.tls.add(*shaken as usize));
-    let Secured { io, scheme, .. } = match secured {
+    let Secured { io, scheme, shown, .. } = match secured {
         Ok(secured) => secured,
         Err(insecure) => {
             return Box::pin(refuse(insecure, client, since, &listener, &worker, seat.registration.entry())).await;
         }
     };
-    let connection = Arc::new(ConnContext::new(client, local, since, listener, scheme, worker, &seat));
+    let connection = Arc::new(ConnContext::new(client, local, since, listener, (scheme, shown), worker, &seat));
     let service = service_fn(|request: Request<Incoming>| {
         let unrouted = connection.listener.timeouts.request_head;
         connection.timing().serving(request.version(), !request.body().is_end_stream(), unrouted);
@@ -296,7 +299,7 @@ impl ConnContext {
         local: ListenAddr,
         since: Instant,
         listener: Arc<Listener>,
-        scheme: Scheme,
+        (scheme, shown): (Scheme, Option<Box<Shown>>),
         worker: Arc<worker::Context>,
         seat: &Seat,
     ) -> Self {
@@ -306,6 +309,7 @@ impl ConnContext {
             listener,
             local,
             scheme,
+            shown,
             worker,
             entry: Arc::clone(seat.registration.entry()),
             timing: Mutex::new(timing),
@@ -317,6 +321,18 @@ impl ConnContext {
     /// A record of this connection.
     pub fn record(&self) -> Record {
         Record::begin(&self.worker.sink, &self.worker.cell, self.client, &self.listener.name)
+    }
+
+    /// The certificate that its client has shown; it was verified.
+    pub fn client_certificate(&self) -> Option<&ClientCertificate> {
+        self.shown.as_ref()?.certificate.as_ref()
+    }
+
+    /// Whether a request for that host came to the wrong place: its client asked for another when it connected.
+    pub fn is_misdirected(&self, host: &str) -> bool {
+        let server_name = self.shown.as_ref().and_then(|shown| shown.server_name.as_deref());
+        let tls = self.listener.tls.as_ref();
+        tls.zip(server_name).is_some_and(|(tls, server_name)| tls.is_misdirected(server_name, host))
     }
 
     /// Puts what becomes a tunnel when the 101 has left.

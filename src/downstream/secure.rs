@@ -8,8 +8,9 @@ use std::task::{Poll, ready};
 use std::time::Instant;
 
 use tokio::net::TcpStream;
-use tokio_rustls::rustls::ProtocolVersion;
+use tokio_rustls::rustls::{ProtocolVersion, ServerConnection};
 
+use super::identity::ClientCertificate;
 use super::timing::DRAIN_GRACE;
 use super::tls::Tls;
 use crate::cells::counted;
@@ -26,6 +27,8 @@ pub struct Secured {
     pub io: TunnelIo,
     /// How it is secured.
     pub scheme: Scheme,
+    /// What the client has shown of itself in its TLS handshake.
+    pub shown: Option<Box<Shown>>,
     /// What its TLS handshake came to, where there was one.
     pub shaken: Option<Shaken>,
 }
@@ -44,6 +47,24 @@ pub enum Shaken {
     /// There was none: plain HTTP.
     PlainHttp,
 }
+}
+
+/// What a client has shown of itself in its TLS handshake.
+#[derive(Debug)]
+pub struct Shown {
+    /// The name that it asked for (SNI), in lower case.
+    pub server_name: Option<Box<str>>,
+    /// Its certificate, which was verified.
+    pub certificate: Option<ClientCertificate>,
+}
+
+impl Shown {
+    fn by(connection: &ServerConnection) -> Option<Box<Self>> {
+        let server_name = connection.server_name().map(|name| name.to_ascii_lowercase().into());
+        let leaf = connection.peer_certificates().and_then(<[_]>::first);
+        let certificate = leaf.and_then(ClientCertificate::of);
+        (server_name.is_some() || certificate.is_some()).then(|| Box::new(Self { server_name, certificate }))
+    }
 }
 
 /// Why there is none.
@@ -79,7 +100,7 @@ pub async fn secure(
     entry: &Entry,
 ) -> Result<Secured, Insecure> {
     let Some(tls) = &listener.tls else {
-        return Ok(Secured { io: TunnelIo::Tcp(stream), scheme: Scheme::Http, shaken: None });
+        return Ok(Secured { io: TunnelIo::Tcp(stream), scheme: Scheme::Http, shown: None, shaken: None });
     };
     let mut deadline = since + listener.timeouts.tls_handshake;
     let mut alarm = Alarm::new(deadline);
@@ -120,5 +141,6 @@ async fn shake_hands(stream: TcpStream, tls: &Tls) -> Result<Secured, Insecure> 
         // rustls speaks no other.
         _ => Shaken::Tls13,
     };
-    Ok(Secured { io: TunnelIo::tls_down(stream), scheme: Scheme::Https, shaken: Some(shaken) })
+    let shown = Shown::by(stream.get_ref().1);
+    Ok(Secured { io: TunnelIo::tls_down(stream), scheme: Scheme::Https, shown, shaken: Some(shaken) })
 }

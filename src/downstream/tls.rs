@@ -1,24 +1,25 @@
-//! TLS towards clients: a certificate and its key read with errors that say what is wrong, and the TLS handshake of one
-//! connection, within the deadline that its caller keeps from accept.
+//! TLS towards clients: what a listener speaks, which certificate a client is shown, and the TLS handshake of one connection,
+//! within the deadline that its caller keeps from accept.
 
 use std::fmt;
-use std::fs;
 use std::io;
-use std::ops::Range;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use aws_lc_rs::digest;
-use rustls::crypto::CryptoProvider;
-use rustls::crypto::aws_lc_rs::{Ticketer, cipher_suite, default_provider};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::NoServerSessionStorage;
-use rustls::{ServerConfig, SupportedCipherSuite};
+use rustls::crypto::aws_lc_rs::{ALL_KX_GROUPS, Ticketer, cipher_suite, default_provider};
+use rustls::crypto::{CryptoProvider, SupportedKxGroup};
+use rustls::pki_types::CertificateDer;
+use rustls::server::{
+    ClientHello, NoServerSessionStorage, ParsedCertificate, ResolvesServerCert, WebPkiClientVerifier,
+};
+use rustls::sign::CertifiedKey;
+use rustls::{RootCertStore, ServerConfig, SignatureAlgorithm, SupportedCipherSuite, version};
 use tokio::net::TcpStream;
 use tokio_rustls::rustls;
 use tokio_rustls::server::TlsStream;
 
+use super::certificates::{Certificate, TlsError};
+use super::names::{ByName, covers};
 use crate::tunnel::paced::Paced;
 
 /// Ciphertext that a connection may hold back for a client that does not read; rustls' own default is 64 KiB.
@@ -27,77 +28,110 @@ const HELD_BACK: usize = 16 * 1024;
 /// What a listener needs to speak TLS.
 pub struct Tls {
     acceptor: tokio_rustls::TlsAcceptor,
-    /// From when to when the certificate is valid.
-    pub valid: Range<SystemTime>,
-    /// Of the chain and the key.
+    shown: Arc<Shown>,
+    strict_host: bool,
+    /// Of all that makes it what it is.
     fingerprint: [u8; 32],
+    /// Of what a session that is resumed has been admitted by.
+    admission: [u8; 32],
 }
 
-/// Why a certificate and a key cannot be used.
+/// How a listener speaks TLS, beside its certificates.
 #[derive(Debug)]
-pub enum TlsError {
-    /// A file cannot be read.
-    Unreadable(PathBuf, io::Error),
-    /// It is no PEM, or a broken one.
-    NotPem(PathBuf, io::Error),
-    /// No certificate in it.
-    NoCertificate(PathBuf),
-    /// A certificate that cannot be understood.
-    BadCertificate(PathBuf),
-    /// No private key in it.
-    NoKey(PathBuf),
-    /// A private key behind a passphrase.
-    EncryptedKey(PathBuf),
-    /// A key that cannot be used.
-    BadKey(PathBuf, String),
-    /// The key is another certificate's.
-    Mismatch,
-    /// Anything else that rustls will not work with.
-    Refused(rustls::Error),
+pub struct Settings {
+    /// Whether TLS 1.2 is spoken, too.
+    pub tls12: bool,
+    /// In the order of our preference; empty: the library's.
+    pub cipher_suites: Vec<SupportedCipherSuite>,
+    /// The same for key exchange.
+    pub groups: Vec<&'static dyn SupportedKxGroup>,
+    /// Whether a client may come back without a whole TLS handshake.
+    pub tickets: bool,
+    /// Whether a Host must be what the client asked for by its server name, or of the same certificate.
+    pub strict_host: bool,
+    /// Who may come.
+    pub clients: Clients,
+}
+
+/// Which certificates clients show.
+#[derive(Debug)]
+pub enum Clients {
+    /// None is asked for.
+    Any,
+    /// One that is shown must be signed by one of these.
+    Known(Vec<CertificateDer<'static>>),
+    /// One must be shown, signed by one of these.
+    Required(Vec<CertificateDer<'static>>),
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let (cipher_suites, groups) = (Vec::new(), Vec::new());
+        Self { tls12: true, cipher_suites, groups, tickets: true, strict_host: true, clients: Clients::Any }
+    }
+}
+
+/// The certificates of a listener, and how one is chosen.
+#[derive(Debug)]
+struct Shown {
+    certificates: Vec<Certificate>,
+    by_name: ByName,
+    cipher_suites: Vec<SupportedCipherSuite>,
 }
 
 impl Tls {
-    /// Reads a certificate chain (leaf first) and its private key, both PEM. A mistake in the one hides none in the other.
-    pub fn load(certificate: &Path, key: &Path) -> Result<Self, Vec<TlsError>> {
-        match (read_chain(certificate), read_key(key)) {
-            (Ok((chain, valid)), Ok(key_der)) => Self::new(chain, key_der, valid, key).map_err(|error| vec![error]),
-            // Both may be one file, and what is wrong with a file as such is wrong once.
-            (Err(error @ (TlsError::Unreadable(..) | TlsError::NotPem(..))), Err(_)) if certificate == key => {
-                Err(vec![error])
+    /// TLS with these certificates, of which the first is the default; there is one at least.
+    pub fn new(certificates: Vec<Certificate>, settings: &Settings) -> Result<Self, TlsError> {
+        let provider = Arc::new(provider(settings));
+        let fingerprint = fingerprint(&certificates, settings);
+        let by_name = ByName::new(certificates.iter().map(|certificate| &*certificate.names));
+        let shown = Arc::new(Shown { certificates, by_name, cipher_suites: provider.cipher_suites.clone() });
+        let versions: &[_] = if settings.tls12 { &[&version::TLS13, &version::TLS12] } else { &[&version::TLS13] };
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider));
+        let builder = builder.with_protocol_versions(versions).map_err(TlsError::Refused)?;
+        let builder = match &settings.clients {
+            Clients::Any => builder.with_no_client_auth(),
+            Clients::Known(authorities) | Clients::Required(authorities) => {
+                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(authorities)?), provider);
+                let is_required = matches!(settings.clients, Clients::Required(_));
+                let verifier = if is_required { verifier } else { verifier.allow_unauthenticated() };
+                let verifier =
+                    verifier.build().map_err(|e| TlsError::Refused(rustls::Error::General(e.to_string())))?;
+                builder.with_client_cert_verifier(verifier)
             }
-            (chain, key_der) => Err(chain.err().into_iter().chain(key_der.err()).collect()),
-        }
+        };
+        let mut config = builder.with_cert_resolver(Arc::clone(&shown) as Arc<dyn ResolvesServerCert>);
+        complete(&mut config, settings.tickets).map_err(TlsError::Refused)?;
+        let (acceptor, admission) = (Arc::new(config).into(), admission(settings));
+        Ok(Self { acceptor, shown, strict_host: settings.strict_host, fingerprint, admission })
     }
 
-    /// TLS from a chain and a key at hand; `key_file` is where the key came from, for errors.
-    pub fn new(
-        chain: Vec<CertificateDer<'static>>,
-        key: PrivateKeyDer<'static>,
-        valid: Range<SystemTime>,
-        key_file: &Path,
-    ) -> Result<Self, TlsError> {
-        let fingerprint = fingerprint(&chain, &key);
-        let config = ServerConfig::builder_with_provider(Arc::new(provider()))
-            .with_safe_default_protocol_versions()
-            .map_err(TlsError::Refused)?
-            .with_no_client_auth()
-            .with_single_cert(chain, key)
-            .map_err(|error| told_apart(error, key_file))?;
-        Ok(Self { acceptor: Arc::new(settings(config).map_err(TlsError::Refused)?).into(), valid, fingerprint })
+    /// Its certificates.
+    pub fn certificates(&self) -> &[Certificate] {
+        &self.shown.certificates
     }
 
-    /// Whether the other has the same chain and key.
+    /// Whether a request for `host`, on a connection that asked for `server_name`, came to the wrong place (RFC 9110 section
+    /// 15.5.20): a client may send it only where the certificate that it was shown is the host's, too.
+    pub fn is_misdirected(&self, server_name: &str, host: &str) -> bool {
+        let of_name = self.shown.by_name.of(Some(server_name)).iter();
+        let mut names = of_name.flat_map(|&index| &self.shown.certificates[index].names);
+        self.strict_host && host != server_name && !names.any(|name| covers(name, host))
+    }
+
+    /// Whether the other is the same in all that a client or a backend could tell.
     pub fn is_same(&self, other: &Self) -> bool {
         self.fingerprint == other.fingerprint
     }
 
-    /// The same with the keys of another's tickets: who got a ticket there may come with it here. Nothing that a session brings
-    /// with it depends on certificates; once clients have some, it will on theirs.
-    #[must_use]
-    pub fn keeping_tickets_of(&self, other: &Self) -> Self {
-        let mut config = ServerConfig::clone(self.acceptor.config());
-        config.ticketer = Arc::clone(&other.acceptor.config().ticketer);
-        Self { acceptor: Arc::new(config).into(), valid: self.valid.clone(), fingerprint: self.fingerprint }
+    /// Takes the keys of another's tickets: who got a ticket there may come with it here. Not where clients are
+    /// admitted by something else: a session that is resumed brings its client's certificate along, unverified.
+    pub fn keep_tickets_of(&mut self, other: &Self) {
+        if self.admission == other.admission {
+            let mut config = ServerConfig::clone(self.acceptor.config());
+            config.ticketer = Arc::clone(&other.acceptor.config().ticketer);
+            self.acceptor = Arc::new(config).into();
+        }
     }
 
     /// The TLS handshake of one connection. Who calls this bounds it in time.
@@ -108,16 +142,60 @@ impl Tls {
     }
 }
 
-fn fingerprint(chain: &[CertificateDer<'_>], key: &PrivateKeyDer<'_>) -> [u8; 32] {
-    let mut context = digest::Context::new(&digest::SHA256);
-    chain.iter().for_each(|certificate| context.update(certificate));
-    context.update(key.secret_der());
-    context.finish().as_ref().try_into().expect("SHA-256 has 32 bytes")
+impl ResolvesServerCert for Shown {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let name = hello.server_name().map(str::to_ascii_lowercase);
+        let of_name = self.by_name.of(name.as_deref());
+        let keys = of_name.iter().map(|&index| &self.certificates[index].key);
+        // RSA's signatures cost the most. Where no key fits, the first: rustls then says what the client lacks.
+        let fits = keys.clone().filter(|key| self.fits(key, &hello)).min_by_key(|key| is_rsa(key));
+        fits.or_else(|| keys.clone().next()).cloned()
+    }
 }
 
-/// The provider, with AES-128 first: its SHA-256 has hardware help where AES-256's SHA-384 has none, and clients of rustls
-/// ask for AES-256 first.
-fn provider() -> CryptoProvider {
+impl Shown {
+    /// Whether a client can verify what this key signs: by its signature schemes, and before TLS 1.3 by its cipher suites,
+    /// too (RFC 5246 section 7.4.2).
+    fn fits(&self, key: &CertifiedKey, hello: &ClientHello<'_>) -> bool {
+        let Some(signer) = key.key.choose_scheme(hello.signature_schemes()) else { return false };
+        let common = self.cipher_suites.iter().filter(|ours| hello.cipher_suites().contains(&ours.suite()));
+        common.into_iter().any(|suite| match suite {
+            SupportedCipherSuite::Tls13(_) => true,
+            SupportedCipherSuite::Tls12(suite) => suite.sign.contains(&signer.scheme()),
+        })
+    }
+}
+
+fn is_rsa(key: &CertifiedKey) -> bool {
+    key.key.algorithm() == SignatureAlgorithm::RSA
+}
+
+/// All cipher suites by their names, as rustls has them.
+pub fn cipher_suites() -> Vec<(&'static str, SupportedCipherSuite)> {
+    let suites = default_provider().cipher_suites.into_iter();
+    suites.filter_map(|suite| Some((suite.suite().as_str()?, suite))).collect()
+}
+
+/// All groups of key exchange, the same.
+pub fn groups() -> Vec<(&'static str, &'static dyn SupportedKxGroup)> {
+    ALL_KX_GROUPS.iter().filter_map(|group| Some((group.name().as_str()?, *group))).collect()
+}
+
+/// Whether it is a certificate that others can be signed by; for a file of authorities.
+pub fn is_authority(certificate: &CertificateDer<'_>) -> bool {
+    ParsedCertificate::try_from(certificate).is_ok()
+        && RootCertStore::empty().add(certificate.clone().into_owned()).is_ok()
+}
+
+fn roots(authorities: &[CertificateDer<'static>]) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    authorities.iter().try_for_each(|authority| roots.add(authority.clone())).map_err(TlsError::Refused)?;
+    Ok(roots)
+}
+
+/// The provider. Where nobody has chosen, with AES-128 first: its SHA-256 has hardware help where AES-256's SHA-384 has none,
+/// and clients of rustls ask for AES-256 first.
+fn provider(settings: &Settings) -> CryptoProvider {
     let mut provider = default_provider();
     let first = [
         cipher_suite::TLS13_AES_128_GCM_SHA256,
@@ -126,93 +204,59 @@ fn provider() -> CryptoProvider {
     ];
     let rank = |suite: &SupportedCipherSuite| !first.iter().any(|first| first.suite() == suite.suite());
     provider.cipher_suites.sort_by_key(rank);
+    if !settings.cipher_suites.is_empty() {
+        provider.cipher_suites.clone_from(&settings.cipher_suites);
+    }
+    if !settings.groups.is_empty() {
+        provider.kx_groups.clone_from(&settings.groups);
+    }
     provider
 }
 
-fn settings(mut config: ServerConfig) -> Result<ServerConfig, rustls::Error> {
+fn complete(config: &mut ServerConfig, tickets: bool) -> Result<(), rustls::Error> {
     // A client of HTTP/1.0 may offer just that (curl --http1.0 does), and it is served over plain TCP, too.
     config.alpn_protocols = vec![b"http/1.1".to_vec(), b"http/1.0".to_vec()];
     config.ignore_client_order = true;
     // Tickets put the session into the client's memory; the cache would keep it in ours.
-    config.ticketer = Ticketer::new()?;
     config.session_storage = Arc::new(NoServerSessionStorage {});
-    Ok(config)
-}
-
-fn told_apart(error: rustls::Error, key: &Path) -> TlsError {
-    match error {
-        rustls::Error::InconsistentKeys(_) => TlsError::Mismatch,
-        rustls::Error::General(problem) => TlsError::BadKey(key.into(), problem),
-        other => TlsError::Refused(other),
+    match tickets {
+        true => config.ticketer = Ticketer::new()?,
+        false => config.send_tls13_tickets = 0,
     }
+    Ok(())
 }
 
-fn read_chain(path: &Path) -> Result<(Vec<CertificateDer<'static>>, Range<SystemTime>), TlsError> {
-    let chain = read_certificates(path)?;
-    let leaf = chain.first().ok_or_else(|| TlsError::NoCertificate(path.into()))?;
-    let valid = validity(leaf).ok_or_else(|| TlsError::BadCertificate(path.into()))?;
-    Ok((chain, valid))
+fn fingerprint(certificates: &[Certificate], settings: &Settings) -> [u8; 32] {
+    let Settings { tls12, cipher_suites, groups, tickets: _, strict_host, clients: _ } = settings;
+    let mut context = digest::Context::new(&digest::SHA256);
+    certificates.iter().flat_map(Certificate::bytes).for_each(|bytes| context.update(bytes));
+    cipher_suites.iter().for_each(|suite| context.update(&u16::from(suite.suite()).to_be_bytes()));
+    context.update(b"groups");
+    groups.iter().for_each(|group| context.update(&u16::from(group.name()).to_be_bytes()));
+    context.update(&[u8::from(*tls12), u8::from(*strict_host)]);
+    context.update(&admission(settings));
+    finished(context)
 }
 
-fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let bytes = fs::read(path).map_err(|error| TlsError::Unreadable(path.into(), error))?;
-    rustls_pemfile::certs(&mut &*bytes).collect::<Result<_, _>>().map_err(|error| TlsError::NotPem(path.into(), error))
+fn admission(settings: &Settings) -> [u8; 32] {
+    let (kind, authorities): (u8, &[_]) = match &settings.clients {
+        Clients::Any => (0, &[]),
+        Clients::Known(authorities) => (1, authorities),
+        Clients::Required(authorities) => (2, authorities),
+    };
+    let mut context = digest::Context::new(&digest::SHA256);
+    context.update(&[kind, u8::from(settings.tickets)]);
+    authorities.iter().for_each(|authority| context.update(authority));
+    finished(context)
 }
 
-fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
-    let bytes = fs::read(path).map_err(|error| TlsError::Unreadable(path.into(), error))?;
-    if is_encrypted(&bytes) {
-        return Err(TlsError::EncryptedKey(path.into()));
-    }
-    let key = rustls_pemfile::private_key(&mut &*bytes)
-        .map_err(|error| TlsError::NotPem(path.into(), error))?
-        .ok_or_else(|| TlsError::NoKey(path.into()))?;
-    // By itself, as there may be no certificate to try it with.
-    default_provider().key_provider.load_private_key(key.clone_key()).map_err(|error| told_apart(error, path))?;
-    Ok(key)
-}
-
-/// As PKCS #8 labels it (RFC 7468 section 11), or as a header of the older forms does (RFC 1421 section 4.6.1.1).
-fn is_encrypted(pem: &[u8]) -> bool {
-    let mut lines = pem.split(|&byte| byte == b'\n').map(<[u8]>::trim_ascii_end);
-    lines.any(|line| line == b"-----BEGIN ENCRYPTED PRIVATE KEY-----" || line == b"Proc-Type: 4,ENCRYPTED")
-}
-
-fn validity(leaf: &CertificateDer<'_>) -> Option<Range<SystemTime>> {
-    let (_, parsed) = x509_parser::parse_x509_certificate(leaf).ok()?;
-    let validity = parsed.validity();
-    Some(validity.not_before.to_datetime().into()..validity.not_after.to_datetime().into())
+fn finished(context: digest::Context) -> [u8; 32] {
+    context.finish().as_ref().try_into().expect("SHA-256 has 32 bytes")
 }
 
 impl fmt::Debug for Tls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tls").field("valid", &self.valid).finish_non_exhaustive()
+        let files: Vec<_> = self.certificates().iter().map(|certificate| &certificate.file).collect();
+        f.debug_struct("Tls").field("files", &files).field("fingerprint", &self.fingerprint).finish_non_exhaustive()
     }
 }
-
-impl fmt::Display for TlsError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unreadable(path, error) => write!(f, "{} cannot be read: {error}", path.display()),
-            Self::NotPem(path, error) => write!(f, "{} is not PEM: {error}", path.display()),
-            Self::NoCertificate(path) => {
-                write!(f, "{} holds no certificate (-----BEGIN CERTIFICATE-----)", path.display())
-            }
-            Self::BadCertificate(path) => {
-                write!(f, "what {} holds as a certificate is none", path.display())
-            }
-            Self::NoKey(path) => write!(f, "{} holds no private key (-----BEGIN PRIVATE KEY-----)", path.display()),
-            Self::EncryptedKey(path) => {
-                write!(f, "the private key in {} is encrypted, and nobody is asked for its passphrase", path.display())
-            }
-            Self::BadKey(path, problem) => {
-                write!(f, "the private key in {} cannot be used: {problem}", path.display())
-            }
-            Self::Mismatch => f.write_str("the private key is not the one of the certificate"),
-            Self::Refused(error) => write!(f, "the certificate cannot be used: {error}"),
-        }
-    }
-}
-
-// The causes stand in the lines above, in words; they would be told twice as sources.
-impl std::error::Error for TlsError {}

@@ -136,9 +136,13 @@ impl Metrics {
         let (name, help) = ("spliceway_config_last_applied_timestamp", "When the configuration in force was taken");
         page.gauge(name, help, Some(&Unit::Seconds), [(NONE, reloads.last_applied())])?;
         let serving = self.serving();
-        let expiries = serving.config.listeners.iter().filter_map(|listener| {
-            let expiry = process::seconds(listener.tls.as_ref()?.valid.end);
-            Some(([("listener", listener.name.as_str())], expiry))
+        let certificates: Vec<_> = serving
+            .config
+            .certificates()
+            .map(|(listener, certificate)| (listener, certificate.file.display().to_string(), certificate.valid.end))
+            .collect();
+        let expiries = certificates.iter().map(|(listener, file, end)| {
+            ([("listener", listener.as_str()), ("certificate", file.as_str())], process::seconds(*end))
         });
         let (name, help) = ("spliceway_certificate_expiry_timestamp", "Until when a listener's certificate is valid");
         page.gauge(name, help, Some(&Unit::Seconds), expiries)?;

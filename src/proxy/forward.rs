@@ -232,6 +232,7 @@ pub fn prepare(
         port: connection.local.0.port(),
         name: &serving.config.gateway.name,
         version: received,
+        certificate: connection.client_certificate(),
         id: inbound.id.clone(),
     };
     forwarded::towards_backend(&mut head.headers, told, serving.config.forwarded);

@@ -1,5 +1,6 @@
 //! What a backend is told of the client and of the gateway, and what it must not be told by anybody else:
-//! X-Forwarded-*, Forwarded (RFC 7239), X-Real-IP, X-Request-Id and Via (RFC 9110 section 7.6.3).
+//! X-Forwarded-*, Forwarded (RFC 7239), X-Real-IP, X-Request-Id, Via (RFC 9110 section 7.6.3), and whom a client's certificate
+//! names: X-Client-Cert-Subject and X-Client-Cert-Fingerprint.
 //!
 //! A backend believes these headers, so each of them that leaves here is ours or a trusted proxy's. Everyone else's
 //! are removed. So is what the configuration switches off, a trusted proxy's too: a backend that is not told something
@@ -8,6 +9,10 @@
 //! A trusted proxy's X-Forwarded-Proto, -Host and -Port are kept and its chains are appended to, but only a chain that
 //! names the client that was believed ([`Client`]); the other one is begun anew with that client. For a proxy writes
 //! one of the two and passes on the other as it came: a forged one, or none, by which the proxy would be the client.
+//!
+//! A client's certificate is told by the gateway that has verified it and by nobody before it: a proxy that knows nothing of
+//! these headers, trusted or not, passes on what anybody wrote. Client-Cert and Client-Cert-Chain (RFC 9440) go for the same
+//! reason: they are not told, so nobody else may.
 //!
 //! Via goes towards backends only: "An HTTP-to-HTTP gateway MUST send an appropriate Via header field in each inbound
 //! request message and MAY send a Via header field in forwarded response messages." No loop runs through answers, and
@@ -22,6 +27,7 @@ use super::chain::{Chain, X_FORWARDED_FOR, element, parameter, write_address};
 use super::client::Client;
 use super::headers::{only, tokens};
 use crate::config::{Forwarded, Scheme};
+use crate::downstream::identity::ClientCertificate;
 
 /// What there is to tell of a request.
 #[derive(Debug, Clone)]
@@ -40,6 +46,8 @@ pub struct Told<'a> {
     pub name: &'a str,
     /// The version it came in.
     pub version: Version,
+    /// The certificate that the client has shown on this connection.
+    pub certificate: Option<&'a ClientCertificate>,
     /// Its id.
     pub id: HeaderValue,
 }
@@ -64,6 +72,10 @@ pub fn towards_backend(headers: &mut HeaderMap, told: Told<'_>, what: Forwarded)
     }
     if what.via {
         headers.append(header::VIA, value([version(told.version), " ", told.name].concat()));
+    }
+    if let Some(certificate) = told.certificate {
+        headers.insert(&X_CLIENT_CERT_SUBJECT, value(certificate.subject.as_str()));
+        headers.insert(&X_CLIENT_CERT_FINGERPRINT, value(certificate.fingerprint.as_str()));
     }
     headers.insert(&X_REQUEST_ID, told.id);
 }
@@ -94,6 +106,8 @@ static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-prot
 static X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 static X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 static X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+static X_CLIENT_CERT_SUBJECT: HeaderName = HeaderName::from_static("x-client-cert-subject");
+static X_CLIENT_CERT_FINGERPRINT: HeaderName = HeaderName::from_static("x-client-cert-fingerprint");
 static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// What a trusted proxy said of the client's own request.
@@ -208,14 +222,21 @@ fn must_go(name: &str, peer_is_trusted: bool, what: Forwarded) -> bool {
         !(peer_is_trusted && what.forwarded)
     } else {
         // The id itself is replaced where it stands.
-        is("x-real-ip") || is("x-request-id") && X_REQUEST_ID != name
+        is("x-real-ip") || is_of_certificate(name) || is("x-request-id") && X_REQUEST_ID != name
     }
+}
+
+/// Whether it says whom a client's certificate names.
+fn is_of_certificate(name: &str) -> bool {
+    ["x-client-cert", "client-cert"].into_iter().any(|with| begins(name, with))
 }
 
 /// Whether a field by that name says what a backend is told by the gateway: as a trailer it never passes.
 pub(super) fn is_told(name: &str) -> bool {
     let is = |wanted: &str| name.len() == wanted.len() && begins(name, wanted);
-    begins(name, "x-forwarded") || ["forwarded", "x-real-ip", "x-request-id", "via"].into_iter().any(is)
+    begins(name, "x-forwarded")
+        || is_of_certificate(name)
+        || ["forwarded", "x-real-ip", "x-request-id", "via"].into_iter().any(is)
 }
 
 /// Whether a name begins so for a backend that takes headers from variables: for CGI and its heirs "_" is "-", and in
@@ -236,7 +257,7 @@ fn version(version: Version) -> &'static str {
 }
 
 fn value(bytes: impl Into<Vec<u8>>) -> HeaderValue {
-    HeaderValue::try_from(bytes.into()).expect("made of header values, tokens and addresses")
+    HeaderValue::try_from(bytes.into()).expect("made of header values, tokens, addresses and visible characters")
 }
 
 #[cfg(test)]
@@ -265,7 +286,17 @@ mod tests {
         let host = HeaderValue::from_static("a:8080");
         let id = HeaderValue::from_static("made");
         let (scheme, version) = (Scheme::Http, Version::HTTP_11);
-        let told = Told { client, trusted: &trusted, scheme, host: &host, port: 80, name: "gw-1", version, id };
+        let told = Told {
+            client,
+            trusted: &trusted,
+            scheme,
+            host: &host,
+            port: 80,
+            name: "gw-1",
+            version,
+            certificate: None,
+            id,
+        };
         towards_backend(&mut headers, told, what);
         headers
     }
@@ -333,6 +364,13 @@ mod tests {
             "X-Real_IP",
             "X-Request-Id",
             "x_request_id",
+            "X-Client-Cert-Subject",
+            "x_client_cert_subject",
+            "X-Client.Cert-Fingerprint",
+            "X-Client-Cert-Verified",
+            "Client-Cert",
+            "Client-Cert-Chain",
+            "client_cert",
         ] {
             for value in ["6.6.6.6", "for=6.6.6.6", "", "for=\"", "https"] {
                 assert_told(STRANGER, &[(name, value), (name, "6.6.6.6, 7.7.7.7")], ALL, &OF_THE_STRANGER);
@@ -554,7 +592,17 @@ mod tests {
         let host = HeaderValue::from_static("a");
         let id = HeaderValue::from_static("made");
         let (scheme, version) = (Scheme::Https, Version::HTTP_11);
-        let told = Told { client, trusted: &trusted, scheme, host: &host, port: 443, name: "gw-1", version, id };
+        let told = Told {
+            client,
+            trusted: &trusted,
+            scheme,
+            host: &host,
+            port: 443,
+            name: "gw-1",
+            version,
+            certificate: None,
+            id,
+        };
         let mut stripped = HeaderMap::new();
         towards_backend(&mut stripped, told, Forwarded { x_forwarded: true, ..NONE });
         assert_eq!(stripped["x-forwarded-for"], "1.1.1.1, 10.0.0.1");

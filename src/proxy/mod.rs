@@ -200,7 +200,7 @@ async fn answer(
     // Phase one: what is asked? A failure is the client's.
     let has_body = parts.method != Method::HEAD;
     let client = know_client(&parts, &connection, &mut record);
-    let target = match read_target(&parts, &mut record) {
+    let target = match read_target(&parts, &connection, &mut record) {
         // `OPTIONS *` is about the server itself (RFC 9110 section 9.3.7): no route has a say.
         Ok(target) if target.form == Form::Asterisk => {
             return Plain::from(empty(StatusCode::NO_CONTENT)).send(record.end(), connection, has_body);
@@ -266,9 +266,12 @@ impl Drop for Unanswered {
 }
 
 /// Host, target and framing: what makes the request a request at all.
-fn read_target(head: &Parts, record: &mut Record) -> Result<Target, Rejection> {
+fn read_target(head: &Parts, connection: &ConnContext, record: &mut Record) -> Result<Target, Rejection> {
     let target = Target::parse(&head.method, &head.uri, &head.headers).map_err(Rejection::Target)?;
     record.asks(&head.method, Some(&target.host.name), target.path.raw());
+    if connection.is_misdirected(&target.host.name) {
+        return Err(Rejection::Misdirected);
+    }
     framing::request_body(head.version, &head.headers).map_err(Rejection::Framing)?;
     Ok(target)
 }

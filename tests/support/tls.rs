@@ -78,7 +78,13 @@ impl Authority {
 
 /// A TLS handshake with a configuration of one's own: `Arc` because what one connection learns (tickets), the next may use.
 pub fn secure(peer: Peer, config: &Arc<ClientConfig>) -> Result<Peer> {
-    let mut connection = begin(config);
+    secure_for(peer, config, "localhost")
+}
+
+/// The same for another name than localhost.
+pub fn secure_for(peer: Peer, config: &Arc<ClientConfig>, name: &str) -> Result<Peer> {
+    let name = ServerName::try_from(name.to_owned()).expect("a name");
+    let mut connection = ClientConnection::new(Arc::clone(config), name).expect("a configuration that works");
     while connection.is_handshaking() {
         connection.complete_io(&mut peer.stream())?;
     }

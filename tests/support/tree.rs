@@ -23,6 +23,7 @@ impl Tree {
         CERTIFICATES.into_iter().for_each(|folder| put_certificates(&tree.path(folder)));
         let key = KeyPair::generate().expect("a key");
         write(&tree.path("certs"), "fullchain.pem", certificate(&key, 2019..4000).as_bytes());
+        write(&tree.path("certs"), "clients.pem", certificate(&key, 2019..4000).as_bytes());
         write(&tree.path("certs"), "privkey.pem", key.serialize_pem().as_bytes());
         tree
     }

@@ -19,10 +19,11 @@ use crate::config::hosts::host_header;
 use crate::config::names::name;
 use crate::config::networks::network;
 use crate::config::reader::{Reading, Table};
-use crate::config::report::Refusal;
+use crate::config::report::{Place, Refusal};
 use crate::config::tokens::{gateway_name, level};
 use crate::config::values::{Bounds, count, count_or, duration, flag, size, text, whole_seconds, word};
 use crate::config::{Bind, EndpointAddress, HostHeader, LogFormat, Name, Records, TunnelPolicy};
+use crate::downstream::tls;
 
 pub(in crate::config) use self::route::{RedirectTable, RespondTable, RouteTable};
 
@@ -42,6 +43,8 @@ const MOST_OPEN: u64 = 100_000_000;
 const MOST_HEADERS: u64 = 10_000;
 /// Connections that one worker keeps to one endpoint: a port each, and an address has no more.
 const MOST_IDLE: u64 = 65_535;
+
+const TLS_NEEDS: &str = "TLS needs a certificate and its key";
 
 /// A whole file.
 #[derive(Debug)]
@@ -150,8 +153,32 @@ pub(in crate::config) struct ListenerTable {
 /// `[listener.tls]`.
 #[derive(Debug)]
 pub(in crate::config) struct TlsTable {
+    pub(in crate::config) place: Place,
+    pub(in crate::config) own: PairTable,
+    pub(in crate::config) certificates: Vec<PairTable>,
+    pub(in crate::config) strict_host: Option<bool>,
+    /// Whether `minimum_version` lets it be spoken.
+    pub(in crate::config) tls12: Option<bool>,
+    pub(in crate::config) cipher_suites: Option<Vec<Spanned<&'static str>>>,
+    pub(in crate::config) groups: Option<Vec<Spanned<&'static str>>>,
+    pub(in crate::config) tickets: Option<bool>,
+    pub(in crate::config) client_certificates: Option<Spanned<ClientMode>>,
+    pub(in crate::config) client_ca: Option<Spanned<String>>,
+}
+
+/// A certificate and its key.
+#[derive(Debug)]
+pub(in crate::config) struct PairTable {
     pub(in crate::config) certificate: Option<Spanned<String>>,
     pub(in crate::config) key: Option<Spanned<String>>,
+}
+
+/// `listener.tls.client_certificates`.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::config) enum ClientMode {
+    None,
+    Optional,
+    Required,
 }
 
 /// `[listener.limits]`. Inner `None`s are "off".
@@ -190,7 +217,7 @@ pub(in crate::config) struct PoolTable {
 /// Every key that a file may have, by its path: "listener.timeouts.keep_alive", "upstream.NAME.endpoints".
 pub fn keys() -> BTreeSet<String> {
     // Tables are read whether they are there or not, so one of each kind that repeats is enough to be asked for all.
-    let text = "[[listener]]\n[upstream.name]\n[[route]]\n";
+    let text = "[[listener]]\n[[listener.tls.certificates]]\n[upstream.name]\n[[route]]\n";
     let table = DeTable::parse(text).expect("these headers are TOML");
     let reading = Reading::default();
     File::read(&mut Table::root(&reading, &table));
@@ -342,8 +369,42 @@ impl ListenerTable {
 
 impl TlsTable {
     fn read(table: &mut Table<'_>) -> Self {
-        table.require("certificate", "TLS needs a certificate and its key");
-        table.require("key", "TLS needs a certificate and its key");
+        let has_own = ["certificate", "key"].iter().any(|key| table.place_of(key).is_some());
+        let others = table.place_of("certificates").is_some();
+        let own = if has_own || !others { PairTable::read(table) } else { PairTable::ask(table) };
+        let certificates = table.tables_or_none("certificates", PairTable::read);
+        let suites: Vec<_> = tls::cipher_suites().iter().map(|(name, _)| (*name, *name)).collect();
+        let groups: Vec<_> = tls::groups().iter().map(|(name, _)| (*name, *name)).collect();
+        let modes =
+            [("none", ClientMode::None), ("optional", ClientMode::Optional), ("required", ClientMode::Required)];
+        let certificates: Vec<_> = certificates.into_iter().map(|(pair, _)| pair).collect();
+        if !has_own && others && certificates.is_empty() {
+            table.require("certificate", TLS_NEEDS);
+        }
+        Self {
+            place: table.place(),
+            own,
+            certificates,
+            strict_host: plain(table.value("strict_host", flag)),
+            tls12: plain(table.value("minimum_version", |v| word(v, &[("1.2", true), ("1.3", false)]))),
+            cipher_suites: table.many("cipher_suites", |v| word(v, &suites)),
+            groups: table.many("groups", |v| word(v, &groups)),
+            tickets: plain(table.value("tickets", flag)),
+            client_certificates: table.value("client_certificates", |v| word(v, &modes)),
+            client_ca: table.value("client_ca", |v| file_name(v, "expected a file")),
+        }
+    }
+}
+
+impl PairTable {
+    /// Both, which must be there.
+    fn read(table: &mut Table<'_>) -> Self {
+        table.require("certificate", TLS_NEEDS);
+        table.require("key", TLS_NEEDS);
+        Self::ask(table)
+    }
+
+    fn ask(table: &mut Table<'_>) -> Self {
         Self {
             certificate: table.value("certificate", |v| file_name(v, "expected a file")),
             key: table.value("key", |v| file_name(v, "expected a file")),
