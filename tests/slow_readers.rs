@@ -23,10 +23,10 @@ use support::peer::Peer;
 use support::tls::Authority;
 
 /// The stall.
-const LIMIT: Duration = Duration::from_millis(300);
+const LIMIT: Duration = Duration::from_millis(600);
 /// What is read at once, and how often: for several times the limit.
 const LITTLE: usize = 64 * 1024;
-const STEPS: usize = 20;
+const STEPS: usize = 36;
 const STEP: Duration = Duration::from_millis(50);
 
 struct Stand {
@@ -148,7 +148,8 @@ fn echo(stand: &Stand, listener: &str) -> (Peer, Peer) {
 /// `open` gives the slow reader and the one who sends to it, until nothing moves.
 fn left_alone(listener: &str, open: impl Fn(&Stand, &str) -> (Peer, Peer), message: &[u8]) {
     let stand = Stand::start();
-    let ended_by = in_time(LIMIT, |pauses| {
+    // Half the limit, for a buffer that was made smaller under what it held may need several readings before there is room.
+    let ended_by = in_time(LIMIT / 2, |pauses| {
         let (mut slow, mut sender) = open(&stand, listener);
         let sent = send_until_stuck(&mut sender, message);
         let mut read = 0;
