@@ -18,6 +18,7 @@ use crate::proxy::upload::BodyFault;
 use crate::record::Record;
 use crate::upstream::connect::ConnectError;
 use crate::upstream::http1::ExchangeError;
+use crate::upstream::tls::TlsFailure;
 
 /// An answer that the gateway gives instead.
 #[derive(Debug)]
@@ -93,6 +94,16 @@ pub enum Cause {
     ConnectFailed,
     /// `timeouts.connect`.
     ConnectTimedOut,
+    /// A backend's certificate has expired, or is not valid yet.
+    CertificateOutOfDate,
+    /// A backend's certificate is for another name.
+    CertificateOfOther,
+    /// A backend's certificate was issued by nobody who is trusted.
+    CertificateForeign,
+    /// Another fault of a backend's certificate.
+    CertificateBad,
+    /// No TLS handshake with a backend.
+    BackendTls,
     /// A backend's connection failed before its answer was whole.
     Exchange,
     /// The framing of a backend's answer.
@@ -139,11 +150,11 @@ impl Rejection {
             Self::PlainRefused(_) => StatusCode::UPGRADE_REQUIRED,
             Self::Loop => StatusCode::LOOP_DETECTED,
             Self::Draining | Self::TunnelsFull | Self::NoEndpoint => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Connect(ConnectError::TimedOut)
+            Self::Connect(ConnectError::TimedOut | ConnectError::TlsTimedOut)
             | Self::UpgradeTimedOut
             | Self::ResponseTimedOut
             | Self::BodyNotTaken => StatusCode::GATEWAY_TIMEOUT,
-            Self::Connect(ConnectError::Failed(_))
+            Self::Connect(ConnectError::Failed(_) | ConnectError::Tls(_))
             | Self::Exchange(_)
             | Self::AnswerFraming(_)
             | Self::Answer(_)
@@ -178,7 +189,9 @@ impl Rejection {
             Self::TunnelsFull => Cause::TunnelsFull,
             Self::NoEndpoint => Cause::NoEndpoint,
             Self::Connect(ConnectError::Failed(_)) => Cause::ConnectFailed,
-            Self::Connect(ConnectError::TimedOut) => Cause::ConnectTimedOut,
+            Self::Connect(ConnectError::TimedOut | ConnectError::TlsTimedOut) => Cause::ConnectTimedOut,
+            Self::Connect(ConnectError::Tls(failure)) => tls_cause(failure),
+            Self::Exchange(error) if error.alert().is_some() => Cause::BackendTls,
             Self::Exchange(_) => Cause::Exchange,
             Self::AnswerFraming(_) => Cause::AnswerFraming,
             Self::Answer(_) => Cause::WrongSwitch,
@@ -329,6 +342,16 @@ fn target_status(error: &TargetError) -> StatusCode {
     match error {
         TargetError::Connect | TargetError::Trace | TargetError::AuthorityForm => StatusCode::METHOD_NOT_ALLOWED,
         _ => StatusCode::BAD_REQUEST,
+    }
+}
+
+fn tls_cause(failure: &TlsFailure) -> Cause {
+    match failure {
+        TlsFailure::Expired | TlsFailure::Outlived | TlsFailure::NotYetValid => Cause::CertificateOutOfDate,
+        TlsFailure::OtherName(_) => Cause::CertificateOfOther,
+        TlsFailure::Foreign => Cause::CertificateForeign,
+        TlsFailure::BadCertificate(_) => Cause::CertificateBad,
+        TlsFailure::NotTls | TlsFailure::Broken(_) => Cause::BackendTls,
     }
 }
 

@@ -338,6 +338,10 @@ struct Clients {
 }
 
 fn clients(folder: &Folder, name: &str) -> Clients {
+    clients_until(folder, name, SystemTime::now() + Duration::from_secs(24 * 60 * 60))
+}
+
+fn clients_until(folder: &Folder, name: &str, until: SystemTime) -> Clients {
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     params.distinguished_name.push(DnType::CommonName, name);
@@ -346,6 +350,7 @@ fn clients(folder: &Folder, name: &str) -> Clients {
     params.distinguished_name = rcgen::DistinguishedName::new();
     params.distinguished_name.push(DnType::OrganizationName, "Example");
     params.distinguished_name.push(DnType::CommonName, "alice, O=admins");
+    params.not_after = until.into();
     let key = ecdsa_key();
     let alice = params.signed_by(&key, &authority).expect("a certificate");
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, alice.der());
@@ -475,6 +480,36 @@ fn tickets_survive_a_reload_but_not_another_authority_of_clients() {
     come().expect_err("who signed it is known no more");
     gateway.reload(&file(&tls(&two, &known)));
     assert_eq!(come().expect("it is served"), HandshakeKind::Full);
+    gateway.stop();
+}
+
+/// And its certificate may have expired since the whole TLS handshake.
+#[test]
+fn a_session_is_resumed_for_no_longer_than_its_clients_certificate_is_valid() {
+    let folder = Folder::new();
+    let pair = pair(&folder, "a", &["localhost"], ecdsa_key());
+    let until = SystemTime::now() + Duration::from_secs(4);
+    let known = clients_until(&folder, "known", until);
+    let gateway = start(&format!(
+        "{}\nclient_certificates = \"required\"\nclient_ca = {:?}\n[log]\nlevel = \"debug\"\nformat = \"json\"\n",
+        certificates(&[&pair]),
+        known.file
+    ));
+    let configs = [NEW, OLD].map(|versions| known.config(versions));
+    for config in &configs {
+        let mut peer = connect(gateway.address("secure"), config, "localhost").expect("it is served");
+        assert_eq!(ask(&mut peer, "localhost").1, "here");
+    }
+    // Certificates know whole seconds.
+    support::until("its time is over", || SystemTime::now() > until + Duration::from_secs(1));
+    for config in &configs {
+        let mut peer = connect(gateway.address("secure"), config, "localhost").expect("it has a ticket");
+        assert_eq!(peer.tls().connection().handshake_kind(), Some(HandshakeKind::Resumed));
+        let _ = peer.try_send("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        let answer = peer.try_read_some();
+        assert!(answer.as_ref().map_or(true, |bytes| bytes.is_empty()), "{answer:?}");
+        gateway.message(|message| message["error"] == "the client's certificate has expired since");
+    }
     gateway.stop();
 }
 

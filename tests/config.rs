@@ -109,7 +109,7 @@ fn the_example_of_everything_serves_nothing_but_redirects_on_port_80() {
 }
 
 /// Every key of the contract that has landed, by its table: whoever adds one adds it here, and none is ever renamed.
-const KEYS: [(&str, &str); 23] = [
+const KEYS: [(&str, &str); 24] = [
     ("", "admin drain forwarded gateway limits listener log metrics route tcp timeouts upstream"),
     ("gateway", "name trusted_proxies workers"),
     ("timeouts", "connect half_close idle keep_alive request_head response_head stall tls_handshake upgrade"),
@@ -128,9 +128,10 @@ const KEYS: [(&str, &str); 23] = [
     ("listener.tls.certificates", "certificate key"),
     ("listener.timeouts", "keep_alive request_head tls_handshake"),
     ("listener.limits", "connections connections_per_client head_size headers"),
-    ("upstream.NAME", "balance endpoints host_header on_removed pool resolve retry"),
+    ("upstream.NAME", "balance endpoints host_header on_removed pool resolve retry tls"),
     ("upstream.NAME.pool", "idle idle_timeout"),
     ("upstream.NAME.retry", "attempts"),
+    ("upstream.NAME.tls", "ca certificate key server_name verify"),
     (
         "route",
         "headers host listener methods name on_change path plain redirect respond scheme service timeouts upgrade upstream websocket",
@@ -264,6 +265,21 @@ fn a_certificate_out_of_its_time_is_a_warning_with_its_place() {
         "tests/config/valid/dates.toml:20:23: certificate tests/config/valid/certs/future.pem is not valid before 3999-01-01",
     ];
     assert_eq!(warnings(&Tree::new()), expected);
+}
+
+#[test]
+fn a_backend_that_nobody_verifies_is_a_warning_with_its_place() {
+    let tree = Tree::new();
+    let config = load(&tree.path(VALID).join("upstream-tls.toml"));
+    let warnings: Vec<_> = config.warnings.iter().map(|w| tree.relative(w)).collect();
+    let expected = [
+        "tests/config/valid/upstream-tls.toml:24:18: whoever answers is taken for a backend of anybody: nothing is verified",
+        "tests/config/valid/upstream-tls.toml:28:46: certificate tests/config/valid/certs/expired.pem expired on 2020-01-01",
+    ];
+    assert_eq!(warnings, expected);
+    let with_tls: Vec<_> = config.upstreams.iter().map(|u| (u.name.as_str(), u.tls.is_some())).collect();
+    let expected = [("anybody", true), ("everything", true), ("plain", false), ("shown", true), ("system", true)];
+    assert_eq!(with_tls, expected);
 }
 
 #[test]

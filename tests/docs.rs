@@ -100,6 +100,8 @@ fn siblings(key: &str) -> &'static str {
         "listener.tls.certificate" | "listener.tls.certificates.certificate" => "key = \"privkey.pem\"\n",
         "listener.tls.key" | "listener.tls.certificates.key" => "certificate = \"fullchain.pem\"\n",
         _ if key.starts_with("listener.tls.") => PAIR,
+        "upstream.NAME.tls.certificate" => "ca = \"fullchain.pem\"\nkey = \"privkey.pem\"\n",
+        "upstream.NAME.tls.key" => "ca = \"fullchain.pem\"\ncertificate = \"fullchain.pem\"\n",
         "route.respond.content_type" => "status = 200\nbody = \"x\"\n",
         "route.respond.body" | "route.respond.body_file" => "status = 200\n",
         "route.redirect.status" => "to = \"/\"\n",
@@ -110,6 +112,7 @@ fn siblings(key: &str) -> &'static str {
 /// The same siblings where the key is not given.
 fn without(key: &str, value: Option<&str>) -> String {
     match (value, siblings(key)) {
+        (None, siblings) if key.starts_with("upstream.NAME.tls.") => format!("[upstream.app.tls]\n{siblings}"),
         (None, siblings) if !siblings.is_empty() && key.starts_with("route.") => {
             format!("[{}]\n{siblings}", key.rsplit_once('.').unwrap().0)
         }

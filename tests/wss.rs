@@ -1,5 +1,5 @@
-//! What is promised of a tunnel is promised of ws and of wss: every test here runs over both, and over TLS an end in order
-//! is a close_notify and a FIN, never a FIN alone.
+//! What is promised of a tunnel is promised of ws and of wss, towards the client and towards the backend: every test here runs
+//! over all four, and over TLS an end in order is a close_notify and a FIN, never a FIN alone.
 
 mod support;
 
@@ -15,7 +15,7 @@ use support::client::{Client, opening_handshake};
 use support::frame;
 use support::gateway::Gateway;
 use support::peer::{Peer, Sender};
-use support::tls::Authority;
+use support::tls::{self, Authority};
 use support::{GUARD, until};
 
 /// A gateway with both doors, one of which is used, and its backend's connections, whose handshakes the test answers.
@@ -26,19 +26,26 @@ struct Stand {
     authority: Option<Authority>,
 }
 
-/// Runs a promise over ws, and then over wss.
+/// Runs a promise over ws and over wss, of the client and of the backend.
 #[allow(clippy::print_stdout)] // a failed test shows over which it failed
-fn over_both(timeouts: &str, promise: impl Fn(&Stand)) {
-    for secure in [false, true] {
-        println!("over {}", if secure { "wss" } else { "ws" });
+fn over_all(timeouts: &str, promise: impl Fn(&Stand)) {
+    for (secure, up) in [(false, false), (true, false), (false, true), (true, true)] {
+        let name = |secure| if secure { "wss" } else { "ws" };
+        println!("over {} and {}", name(secure), name(up));
         let (hand_over, backends) = channel();
-        let backend = Backend::start(move |peer| hand_over.send(peer).expect("the test waits"));
+        let script = move |peer| hand_over.send(peer).expect("the test waits");
         let authority = secure.then(Authority::new);
         let tls = authority.as_ref().map(Authority::line).unwrap_or_default();
+        let of_backend = up.then(|| Authority::of(&["127.0.0.1"]));
+        let backend = match &of_backend {
+            Some(authority) => Backend::start(tls::speaking(authority.serving(), script)),
+            None => Backend::start(script),
+        };
+        let tls_up = of_backend.as_ref().map(|authority| authority.line_up("")).unwrap_or_default();
         let gateway = Gateway::start(&format!(
             "[gateway]\nworkers = 1\n[timeouts]\n{timeouts}\n\
              [[listener]]\nname = \"door\"\nbind = \"127.0.0.1:0\"\n{tls}\
-             [upstream.b]\nendpoints = [\"{}\"]\n[[route]]\nupstream = \"b\"\n",
+             [upstream.b]\nendpoints = [\"{}\"]\n{tls_up}[[route]]\nupstream = \"b\"\n",
             backend.address()
         ));
         let at_rest = gateway.descriptors();
@@ -113,7 +120,7 @@ fn expect_bytes(peer: &mut Peer, bytes: &[u8]) {
 
 #[test]
 fn bytes_pass_both_ways_at_once_and_are_counted() {
-    over_both("", |stand| {
+    over_all("", |stand| {
         let (mut client, mut server) = stand.tunnel();
         let (there, back) = (noise(1, 3_000_001), noise(2, 1_234_567));
         let sending =
@@ -148,7 +155,7 @@ fn bytes_pass_both_ways_at_once_and_are_counted() {
 #[test]
 fn bytes_behind_the_request_are_held_until_the_101() {
     for count in [1, 20_000, 200_000] {
-        over_both("", |stand| {
+        over_all("", |stand| {
             let early = noise(3, count);
             let mut client = stand.connect();
             let all = [opening_handshake("localhost", "/", "").as_bytes(), &early].concat();
@@ -172,7 +179,7 @@ fn bytes_behind_the_request_are_held_until_the_101() {
 
 #[test]
 fn bytes_glued_behind_the_101_come_first() {
-    over_both("", |stand| {
+    over_all("", |stand| {
         let glued = noise(4, 20_000);
         let mut client = stand.connect();
         client.send(opening_handshake("localhost", "/", ""));
@@ -194,7 +201,7 @@ fn bytes_glued_behind_the_101_come_first() {
 
 #[test]
 fn the_clients_end_is_passed_on_and_the_servers_bytes_still_flow() {
-    over_both("", |stand| {
+    over_all("", |stand| {
         let (mut client, mut server) = stand.tunnel();
         client.send("last words");
         client.finish_sending();
@@ -211,7 +218,7 @@ fn the_clients_end_is_passed_on_and_the_servers_bytes_still_flow() {
 
 #[test]
 fn the_servers_end_is_passed_on_and_the_clients_bytes_still_flow() {
-    over_both("", |stand| {
+    over_all("", |stand| {
         let (mut client, mut server) = stand.tunnel();
         server.send("last words");
         server.finish_sending();
@@ -228,7 +235,7 @@ fn the_servers_end_is_passed_on_and_the_clients_bytes_still_flow() {
 
 #[test]
 fn a_reset_is_passed_on_as_a_reset() {
-    over_both("", |stand| {
+    over_all("", |stand| {
         let (mut client, mut server) = stand.tunnel();
         client.send("there");
         assert_eq!(server.read_exact(5), b"there");
@@ -246,7 +253,7 @@ fn a_reset_is_passed_on_as_a_reset() {
 
 #[test]
 fn the_first_closes_code_is_in_the_record() {
-    over_both("", |stand| {
+    over_all("", |stand| {
         let (mut client, mut server) = stand.tunnel();
         let [close, echo] = [4001, 4002].map(|code| frame::close_payload(code, "so be it"));
         let [close, echo] = [frame::client(frame::CLOSE, true, close), frame::server(frame::CLOSE, true, echo)];
@@ -299,7 +306,7 @@ fn until_stuck(taken: &AtomicU64) -> u64 {
 
 #[test]
 fn a_slow_reader_bounds_the_gateways_memory_and_misses_no_byte() {
-    over_both("", |stand| {
+    over_all("", |stand| {
         let check = |from: Sender, to: &mut Peer| {
             let before = stand.gateway.anonymous();
             let (taken, pouring) = pour(from, ALL);
@@ -331,7 +338,7 @@ fn expect_lasted(record: &Value, least: f64) {
 
 #[test]
 fn a_silent_tunnel_ends_when_it_has_been_idle_for_long() {
-    over_both("idle = \"200ms\"", |stand| {
+    over_all("idle = \"200ms\"", |stand| {
         let (mut client, mut server) = stand.tunnel();
         client.send("one");
         assert_eq!(server.read_exact(3), b"one");
@@ -343,7 +350,7 @@ fn a_silent_tunnel_ends_when_it_has_been_idle_for_long() {
 
 #[test]
 fn half_a_tunnel_that_is_silent_ends_by_half_close() {
-    over_both("half_close = \"200ms\"", |stand| {
+    over_all("half_close = \"200ms\"", |stand| {
         let (mut client, mut server) = stand.tunnel();
         client.finish_sending();
         server.expect_eof();
@@ -360,7 +367,7 @@ fn half_a_tunnel_that_is_silent_ends_by_half_close() {
 /// A reset behind a direction that is stuck wakes nobody, so the clock must.
 #[test]
 fn a_tunnel_whose_bytes_nobody_takes_ends_as_stalled() {
-    over_both("stall = \"300ms\"", |stand| {
+    over_all("stall = \"300ms\"", |stand| {
         for client_reads in [false, true] {
             let (mut client, mut server) = stand.tunnel();
             let (from, to) = if client_reads { (&mut client, &mut server) } else { (&mut server, &mut client) };

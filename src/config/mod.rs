@@ -31,6 +31,7 @@ use ipnet::IpNet;
 
 use crate::downstream::certificates::Certificate;
 use crate::downstream::tls::Tls;
+use crate::upstream::tls::Tls as BackendTls;
 
 pub use self::file::keys;
 pub use self::report::ConfigError;
@@ -315,7 +316,7 @@ pub enum HeaderMatch {
     Present,
 }
 
-/// How the client reached the gateway.
+/// How the client reached the gateway, or the gateway a backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Scheme {
     /// Plain.
@@ -396,7 +397,7 @@ pub enum Service {
 /// Deadlines of the exchange with a backend and of a tunnel, inheritance resolved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ExchangeTimeouts {
-    /// Address look-up and TCP connect to one endpoint.
+    /// Address look-up, TCP connect and TLS handshake with one endpoint.
     pub connect: Duration,
     /// Upgrade request sent to the end of the backend's answer's head.
     pub upgrade: Duration,
@@ -427,6 +428,8 @@ pub struct Upstream {
     pub pool: Option<Pool>,
     /// What becomes of the tunnels of an endpoint that leaves the file, or its name.
     pub on_removed: TunnelPolicy,
+    /// TLS; without it its endpoints are spoken to in clear.
+    pub tls: Option<Arc<BackendTls>>,
 }
 
 /// `upstream.NAME.pool`: of each endpoint and worker.
@@ -502,6 +505,13 @@ impl fmt::Display for EndpointAddress {
     }
 }
 
+impl Upstream {
+    /// How its endpoints are spoken to.
+    pub fn scheme(&self) -> Scheme {
+        if self.tls.is_some() { Scheme::Https } else { Scheme::Http }
+    }
+}
+
 impl EndpointAddress {
     /// Whether it is a name, whose addresses are looked up.
     pub fn is_name(&self) -> bool {
@@ -515,6 +525,14 @@ impl Scheme {
         match self {
             Self::Http => "http",
             Self::Https => "https",
+        }
+    }
+
+    /// The port that goes without saying.
+    pub fn port(self) -> u16 {
+        match self {
+            Self::Http => 80,
+            Self::Https => 443,
         }
     }
 }

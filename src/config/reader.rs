@@ -168,6 +168,28 @@ impl<'t> Table<'t> {
         }
     }
 
+    /// A table of its own, `true` for one with nothing in it, or `false` for none: then `None`. `expected` is told where it is
+    /// none of these.
+    pub(super) fn table_or_flag<R>(
+        &mut self,
+        key: &'static str,
+        expected: &str,
+        read: impl FnOnce(&mut Self) -> R,
+    ) -> Option<R> {
+        let value = self.ask(key);
+        let place = value.map_or_else(|| self.place(), Spanned::span);
+        let entries = value.and_then(|v| v.get_ref().as_table());
+        let read = Self::new(self.reading, self.path_of(key), place.clone(), entries).finish(read);
+        match value?.get_ref() {
+            DeValue::Table(_) | DeValue::Boolean(true) => Some(read),
+            DeValue::Boolean(false) => None,
+            other => {
+                self.refuse(key, place, &Refusal::new(kind(other), expected));
+                None
+            }
+        }
+    }
+
     /// A table of its own, or just the value of its key `first`; `None` when neither is there.
     pub(super) fn short_or_long<R>(
         &mut self,

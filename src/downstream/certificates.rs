@@ -52,6 +52,8 @@ pub enum TlsError {
     Mismatch,
     /// Anything else that rustls will not work with.
     Refused(rustls::Error),
+    /// The system trusts no authority.
+    NoAuthorities(String),
 }
 
 impl Certificate {
@@ -146,6 +148,11 @@ fn is_encrypted(pem: &[u8]) -> bool {
     lines.any(|line| line == b"-----BEGIN ENCRYPTED PRIVATE KEY-----" || line == b"Proc-Type: 4,ENCRYPTED")
 }
 
+/// Whether a certificate's time is over; false of one that cannot be understood.
+pub fn has_expired(certificate: &CertificateDer<'_>) -> bool {
+    inside(certificate).is_some_and(|(_, valid)| valid.end < SystemTime::now())
+}
+
 fn inside(leaf: &CertificateDer<'_>) -> Option<(Vec<Box<str>>, Range<SystemTime>)> {
     let (_, parsed) = x509_parser::parse_x509_certificate(leaf).ok()?;
     let validity = parsed.validity();
@@ -189,6 +196,7 @@ impl fmt::Display for TlsError {
                 write!(f, "the private key in {} cannot be used: {problem}", path.display())
             }
             Self::Mismatch => f.write_str("the private key is not the one of the certificate"),
+            Self::NoAuthorities(problem) => write!(f, "the system trusts no authority: {problem}"),
             Self::Refused(error) => write!(f, "the certificate cannot be used: {error}"),
         }
     }

@@ -10,6 +10,7 @@ use std::time::Instant;
 use tokio::net::TcpStream;
 use tokio_rustls::rustls::{ProtocolVersion, ServerConnection};
 
+use super::certificates::has_expired;
 use super::identity::ClientCertificate;
 use super::timing::DRAIN_GRACE;
 use super::tls::Tls;
@@ -59,11 +60,16 @@ pub struct Shown {
 }
 
 impl Shown {
-    fn by(connection: &ServerConnection) -> Option<Box<Self>> {
+    /// A session that is resumed brings its certificate along, and each gives the ticket for the next: the time of the
+    /// certificate must be looked at every time.
+    fn by(connection: &ServerConnection) -> io::Result<Option<Box<Self>>> {
         let server_name = connection.server_name().map(|name| name.to_ascii_lowercase().into());
         let leaf = connection.peer_certificates().and_then(<[_]>::first);
+        if leaf.is_some_and(has_expired) {
+            return Err(io::Error::other("the client's certificate has expired since"));
+        }
         let certificate = leaf.and_then(ClientCertificate::of);
-        (server_name.is_some() || certificate.is_some()).then(|| Box::new(Self { server_name, certificate }))
+        Ok((server_name.is_some() || certificate.is_some()).then(|| Box::new(Self { server_name, certificate })))
     }
 }
 
@@ -141,6 +147,6 @@ async fn shake_hands(stream: TcpStream, tls: &Tls) -> Result<Secured, Insecure> 
         // rustls speaks no other.
         _ => Shaken::Tls13,
     };
-    let shown = Shown::by(stream.get_ref().1);
-    Ok(Secured { io: TunnelIo::tls_down(stream), scheme: Scheme::Https, shown, shaken: Some(shaken) })
+    let shown = Shown::by(stream.get_ref().1).map_err(Insecure::Failed)?;
+    Ok(Secured { io: TunnelIo::tls(stream), scheme: Scheme::Https, shown, shaken: Some(shaken) })
 }

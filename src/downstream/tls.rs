@@ -22,9 +22,6 @@ use super::certificates::{Certificate, TlsError};
 use super::names::{ByName, covers};
 use crate::tunnel::paced::Paced;
 
-/// Ciphertext that a connection may hold back for a client that does not read; rustls' own default is 64 KiB.
-const HELD_BACK: usize = 16 * 1024;
-
 /// What a listener needs to speak TLS.
 pub struct Tls {
     acceptor: tokio_rustls::TlsAcceptor,
@@ -136,9 +133,7 @@ impl Tls {
 
     /// The TLS handshake of one connection. Who calls this bounds it in time.
     pub async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<Paced>> {
-        let mut stream = self.acceptor.accept(Paced::new(stream)).await?;
-        stream.get_mut().1.set_buffer_limit(Some(HELD_BACK));
-        Ok(stream)
+        self.acceptor.accept(Paced::new(stream)).await
     }
 }
 
@@ -195,7 +190,7 @@ fn roots(authorities: &[CertificateDer<'static>]) -> Result<RootCertStore, TlsEr
 
 /// The provider. Where nobody has chosen, with AES-128 first: its SHA-256 has hardware help where AES-256's SHA-384 has none,
 /// and clients of rustls ask for AES-256 first.
-fn provider(settings: &Settings) -> CryptoProvider {
+pub fn provider(settings: &Settings) -> CryptoProvider {
     let mut provider = default_provider();
     let first = [
         cipher_suite::TLS13_AES_128_GCM_SHA256,

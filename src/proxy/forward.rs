@@ -21,6 +21,7 @@ use crate::downstream::connection::ConnContext;
 use crate::record::Record;
 use crate::rejection::Rejection;
 use crate::tunnel::alarm::Alarm;
+use crate::tunnel::io::TunnelIo;
 use crate::upstream::Upstream;
 use crate::upstream::dial::Dial;
 use crate::upstream::endpoint::{Endpoint, EndpointGuard};
@@ -103,8 +104,7 @@ impl Attempt<'_> {
         request: Request<RequestBody>,
         endpoint: &EndpointGuard,
     ) -> Result<(Response<Incoming>, Connection), Failed> {
-        let kept = self.upstream.config.pool.and_then(|_| self.connection.worker.pool.take(endpoint.state()));
-        let Some(mut backend) = kept else {
+        let Some(mut backend) = self.kept(endpoint) else {
             return match self.dial.connect(endpoint).await {
                 Ok(stream) => self.ask_over(stream, request).await,
                 Err(error) => Err(Failed { rejection: Rejection::Connect(error), unsent: Some(request) }),
@@ -129,14 +129,20 @@ impl Attempt<'_> {
         }
     }
 
+    fn kept(&self, endpoint: &EndpointGuard) -> Option<Connection> {
+        let Upstream { config, .. } = self.upstream;
+        config.pool?;
+        self.connection.worker.pool.take(endpoint.state(), config.tls.as_deref())
+    }
+
     async fn ask_over(
         &self,
-        stream: tokio::net::TcpStream,
+        stream: TunnelIo,
         request: Request<RequestBody>,
     ) -> Result<(Response<Incoming>, Connection), Failed> {
         self.connection.worker.cell.opened.add(1);
         let limits = &self.connection.listener.limits;
-        let mut backend = match Connection::over(stream, limits).await {
+        let mut backend = match Connection::over(stream, self.upstream.config.tls.as_deref(), limits).await {
             Ok(backend) => backend,
             Err(error) => return Err(Failed { rejection: Rejection::Exchange(error), unsent: Some(request) }),
         };
@@ -245,7 +251,7 @@ pub fn set_host(headers: &mut HeaderMap, upstream: &Upstream, endpoint: &Endpoin
         // As the client sent it: it is there already.
         HostHeader::Client => return,
         HostHeader::Literal(value) => value.clone(),
-        HostHeader::Endpoint => endpoint.host(),
+        HostHeader::Endpoint => endpoint.host(upstream.config.scheme()),
     };
     headers.insert(HOST, host);
 }

@@ -7,38 +7,56 @@ use std::task::{Context, Poll, Waker, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio_rustls::server::TlsStream;
+use tokio_rustls::TlsStream;
 
 use super::paced::Paced;
 use crate::socket;
+
+/// Ciphertext that may be held back for a party that does not read; rustls' own default is 64 KiB.
+const HELD_BACK: usize = 16 * 1024;
 
 /// A stream of bytes to one party.
 #[derive(Debug)]
 pub enum TunnelIo {
     /// Plain TCP, of either side.
     Tcp(TcpStream),
-    /// TLS of a client. Boxed: it is 1.2 KB, and every plain tunnel would be as large.
-    TlsDown(Box<TlsDown>),
+    /// TLS, of either side. Boxed: it is 1.2 KB, and every plain tunnel would be as large.
+    Tls(Box<TlsIo>),
 }
 
-/// A client's TLS stream, and how it ended.
+/// A TLS stream, and how it ended.
 #[derive(Debug)]
-pub struct TlsDown {
+pub struct TlsIo {
     stream: TlsStream<Paced>,
     truncated: bool,
+    /// Whether HTTP is spoken over it to a server.
+    asks: bool,
 }
 
 impl TunnelIo {
-    /// The stream of a client whose TLS handshake is done.
-    pub fn tls_down(stream: TlsStream<Paced>) -> Self {
-        Self::TlsDown(Box::new(TlsDown { stream, truncated: false }))
+    /// The stream of a client or a server with whom the TLS handshake is done.
+    pub fn tls(stream: impl Into<TlsStream<Paced>>) -> Self {
+        let mut stream = stream.into();
+        match &mut stream {
+            TlsStream::Client(stream) => stream.get_mut().1.set_buffer_limit(Some(HELD_BACK)),
+            TlsStream::Server(stream) => stream.get_mut().1.set_buffer_limit(Some(HELD_BACK)),
+        }
+        let asks = matches!(stream, TlsStream::Client(_));
+        Self::Tls(Box::new(TlsIo { stream, truncated: false, asks }))
+    }
+
+    /// From now on its end is said only where a tunnel's end says so.
+    pub fn becomes_tunnel(&mut self) {
+        if let Self::Tls(tls) = self {
+            tls.asks = false;
+        }
     }
 
     /// Reads what is there, at most the buffer. Nothing read is the end: FIN.
     pub fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
-            Self::TlsDown(tls) => tls.poll_read(cx, buffer),
+            Self::Tls(tls) => tls.poll_read(cx, buffer),
         }
     }
 
@@ -46,7 +64,7 @@ impl TunnelIo {
     pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Self::TlsDown(tls) => Pin::new(&mut tls.stream).poll_write(cx, bytes),
+            Self::Tls(tls) => Pin::new(&mut tls.stream).poll_write(cx, bytes),
         }
     }
 
@@ -57,9 +75,8 @@ impl TunnelIo {
     pub fn press(&mut self, bytes: &[u8]) -> Option<usize> {
         match self {
             Self::Tcp(stream) => socket::offer(stream, bytes).ok().filter(|taken| *taken > 0),
-            Self::TlsDown(tls) => {
-                let (stream, connection) = tls.stream.get_mut();
-                let written = connection.write_tls(&mut Offer(stream)).ok()?;
+            Self::Tls(tls) => {
+                let written = tls.offer().ok()?;
                 (written > 0).then_some(0)
             }
         }
@@ -70,7 +87,7 @@ impl TunnelIo {
         match self {
             // TCP holds nothing back on our side of the system call.
             Self::Tcp(_) => Poll::Ready(Ok(())),
-            Self::TlsDown(tls) => Pin::new(&mut tls.stream).poll_flush(cx),
+            Self::Tls(tls) => Pin::new(&mut tls.stream).poll_flush(cx),
         }
     }
 
@@ -78,7 +95,7 @@ impl TunnelIo {
     pub fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::TlsDown(tls) => Pin::new(&mut tls.stream).poll_shutdown(cx),
+            Self::Tls(tls) => Pin::new(&mut tls.stream).poll_shutdown(cx),
         }
     }
 
@@ -96,7 +113,7 @@ impl TunnelIo {
         match self {
             Self::Tcp(stream) => socket::reset_on_close(stream),
             // On the raw socket: a close_notify would call an end what was none.
-            Self::TlsDown(tls) => socket::reset_on_close(tls.stream.get_ref().0),
+            Self::Tls(tls) => socket::reset_on_close(tls.stream.get_ref().0),
         }
     }
 
@@ -104,7 +121,7 @@ impl TunnelIo {
     pub fn holds_back(&self) -> bool {
         match self {
             Self::Tcp(_) => false,
-            Self::TlsDown(tls) => tls.stream.get_ref().1.wants_write(),
+            Self::Tls(tls) => tls.stream.get_ref().1.wants_write(),
         }
     }
 
@@ -117,7 +134,7 @@ impl TunnelIo {
     pub fn has_failed(&self) -> bool {
         match self {
             Self::Tcp(stream) => socket::has_failed(stream),
-            Self::TlsDown(tls) => socket::has_failed(tls.stream.get_ref().0),
+            Self::Tls(tls) => socket::has_failed(tls.stream.get_ref().0),
         }
     }
 
@@ -125,7 +142,7 @@ impl TunnelIo {
     pub fn was_truncated(&self) -> bool {
         match self {
             Self::Tcp(_) => false,
-            Self::TlsDown(tls) => tls.truncated,
+            Self::Tls(tls) => tls.truncated,
         }
     }
 }
@@ -143,7 +160,21 @@ impl io::Write for Offer<'_> {
     }
 }
 
-impl TlsDown {
+impl TlsIo {
+    /// Writes ciphertext past the word of epoll, as much as the kernel takes.
+    fn offer(&mut self) -> io::Result<usize> {
+        match &mut self.stream {
+            TlsStream::Client(stream) => {
+                let (stream, connection) = stream.get_mut();
+                connection.write_tls(&mut Offer(stream))
+            }
+            TlsStream::Server(stream) => {
+                let (stream, connection) = stream.get_mut();
+                connection.write_tls(&mut Offer(stream))
+            }
+        }
+    }
+
     /// A FIN without close_notify is passed on as a FIN, like any other; that it was truncated is for the record.
     fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         self.stream.get_mut().0.allow();
@@ -153,6 +184,17 @@ impl TlsDown {
                 Poll::Ready(Ok(()))
             }
             read => Poll::Ready(read),
+        }
+    }
+}
+
+/// RFC 9112 section 9.8: a client that closes, whatever for, says so by a close_notify. What of a request is missing then, its
+/// framing tells; of a tunnel, nothing else does.
+impl Drop for TlsIo {
+    fn drop(&mut self) {
+        if self.asks {
+            // Ready or not, failed or not: the stream is over.
+            let _ = Pin::new(&mut self.stream).poll_shutdown(&mut Context::from_waker(Waker::noop()));
         }
     }
 }
@@ -176,14 +218,14 @@ impl AsyncWrite for TunnelIo {
     ) -> Poll<io::Result<usize>> {
         match &mut *self {
             Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
-            Self::TlsDown(tls) => Pin::new(&mut tls.stream).poll_write_vectored(cx, slices),
+            Self::Tls(tls) => Pin::new(&mut tls.stream).poll_write_vectored(cx, slices),
         }
     }
 
     fn is_write_vectored(&self) -> bool {
         match self {
             Self::Tcp(stream) => stream.is_write_vectored(),
-            Self::TlsDown(tls) => tls.stream.is_write_vectored(),
+            Self::Tls(tls) => tls.stream.is_write_vectored(),
         }
     }
 

@@ -56,6 +56,8 @@ pub enum EndedBy {
     ServerClosed,
     /// The client ended its direction first, without the close_notify of its TLS.
     ClientTruncated,
+    /// The server ended its direction first, without the close_notify of its TLS.
+    ServerTruncated,
     /// The client reset it, or its network is gone.
     ClientReset,
     /// The server reset it, or its network is gone.
@@ -250,15 +252,15 @@ impl Tunnel {
             self.first_fin.get_or_insert(source);
         }
         let both = self.sent.has_ended() && self.received.has_ended();
-        match self.first_fin {
-            Some(Party::Client) if both && self.client_truncated() => Some(EndedBy::ClientTruncated),
-            Some(first) if both && self.broken.is_none() => Some(first.closed()),
-            _ => None,
-        }
+        let first = self.first_fin.filter(|_| both && self.broken.is_none())?;
+        Some(if self.was_truncated(first) { first.truncated() } else { first.closed() })
     }
 
-    fn client_truncated(&self) -> bool {
-        self.broken.is_none() && self.sides.as_ref().is_some_and(|sides| sides.client.was_truncated())
+    fn was_truncated(&self, party: Party) -> bool {
+        self.sides.as_ref().is_some_and(|Sides { client, server }| match party {
+            Party::Client => client.was_truncated(),
+            Party::Server => server.was_truncated(),
+        })
     }
 
     fn direction_from(&mut self, source: Party) -> &mut Direction {
@@ -311,7 +313,7 @@ impl Tunnel {
     fn end(&mut self, by: EndedBy) {
         let end = TunnelEnd { by, sent: self.sent.moved, received: self.received.moved, close_code: self.close_code() };
         self.holds.record.tunnel_ended(end);
-        let Some(Sides { mut client, server }) = self.sides.take() else { return };
+        let Some(Sides { mut client, mut server }) = self.sides.take() else { return };
         match by {
             EndedBy::ClientReset => server.abort(),
             EndedBy::ServerReset => client.abort(),
@@ -320,10 +322,15 @@ impl Tunnel {
                 client.abort();
                 server.abort();
             }
-            // The gateway's own end, between two messages. Where bytes are under way to the client, its stream is cut, and
+            // The gateway's own end, between two messages. Where bytes are under way to a party, its stream is cut, and
             // must look so.
-            EndedBy::Idle | EndedBy::HalfClosed | EndedBy::Drain | EndedBy::HardStop if self.received.is_empty() => {
-                client.say_end()
+            EndedBy::Idle | EndedBy::HalfClosed | EndedBy::Drain | EndedBy::HardStop => {
+                if self.received.is_empty() {
+                    client.say_end();
+                }
+                if self.sent.is_empty() {
+                    server.say_end();
+                }
             }
             _ => {}
         }
@@ -359,6 +366,13 @@ impl Party {
         match self {
             Self::Client => EndedBy::ClientClosed,
             Self::Server => EndedBy::ServerClosed,
+        }
+    }
+
+    fn truncated(self) -> EndedBy {
+        match self {
+            Self::Client => EndedBy::ClientTruncated,
+            Self::Server => EndedBy::ServerTruncated,
         }
     }
 

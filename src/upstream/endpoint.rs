@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use http::HeaderValue;
 
-use crate::config::EndpointAddress;
+use crate::config::{EndpointAddress, Scheme};
 
 /// One address that tunnels and requests can go to.
 #[derive(Debug)]
@@ -28,11 +28,12 @@ pub struct EndpointState {
 
 impl Endpoint {
     /// The endpoint as a Host header names it: with its port, unless that is the scheme's own (RFC 9110 section 7.2).
-    pub fn host(&self) -> HeaderValue {
+    pub fn host(&self, scheme: Scheme) -> HeaderValue {
+        let own = scheme.port();
         let text = match &self.configured {
-            EndpointAddress::Named(name, 80) => name.to_string(),
+            EndpointAddress::Named(name, port) if *port == own => name.to_string(),
             EndpointAddress::Named(name, port) => format!("{name}:{port}"),
-            EndpointAddress::Socket(address) if address.port() == 80 => match address {
+            EndpointAddress::Socket(address) if address.port() == own => match address {
                 SocketAddr::V4(four) => four.ip().to_string(),
                 SocketAddr::V6(six) => format!("[{}]", six.ip()),
             },
@@ -90,5 +91,30 @@ impl EndpointGuard {
 impl Drop for EndpointGuard {
     fn drop(&mut self) {
         self.0.state.in_use.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_has_its_port_unless_that_goes_without_saying() {
+        let named = |port| EndpointAddress::Named("chat.internal".into(), port);
+        let socket = |text: &str| EndpointAddress::Socket(text.parse().unwrap());
+        for (configured, scheme, expected) in [
+            (named(80), Scheme::Http, "chat.internal"),
+            (named(80), Scheme::Https, "chat.internal:80"),
+            (named(443), Scheme::Http, "chat.internal:443"),
+            (named(443), Scheme::Https, "chat.internal"),
+            (socket("10.0.0.5:80"), Scheme::Http, "10.0.0.5"),
+            (socket("10.0.0.5:443"), Scheme::Https, "10.0.0.5"),
+            (socket("[::1]:443"), Scheme::Https, "[::1]"),
+            (socket("[::1]:443"), Scheme::Http, "[::1]:443"),
+        ] {
+            let address = "127.0.0.1:1".parse().unwrap();
+            let endpoint = Endpoint { address, configured, state: Arc::default() };
+            assert_eq!(endpoint.host(scheme), expected);
+        }
     }
 }

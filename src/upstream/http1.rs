@@ -16,9 +16,10 @@ use hyper::upgrade::OnUpgrade;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
+use tokio_rustls::rustls::{self, AlertDescription};
 
+use super::tls::{Fingerprint, Tls};
 use crate::config::{ClientLimits, DEFAULT_HEADERS};
 use crate::proxy::upload::RequestBody;
 use crate::tunnel::Side;
@@ -74,9 +75,9 @@ pub struct Unanswered {
 }
 
 impl Connection {
-    /// Makes ready to speak over a fresh stream. `limits` bound the heads of answers.
-    pub async fn over(stream: TcpStream, limits: &ClientLimits) -> Result<Self, ExchangeError> {
-        let (sender, driver, come) = shake_hands(stream, limits).await?;
+    /// Makes ready to speak over a fresh stream, secured by `tls`. `limits` bound the heads of answers.
+    pub async fn over(io: TunnelIo, tls: Option<&Tls>, limits: &ClientLimits) -> Result<Self, ExchangeError> {
+        let (sender, driver, come) = shake_hands(io, tls, limits).await?;
         let driving = Driving(Some(worker::spawn_driver(driver)));
         Ok(Self { sender, driving, come })
     }
@@ -96,6 +97,11 @@ impl Connection {
     /// Closes it when what it does now is done.
     pub fn finish(mut self) {
         self.driving.0 = None;
+    }
+
+    /// By which setting of TLS it was made; None where it is plain.
+    pub fn tls(&self) -> Option<Fingerprint> {
+        self.come.tls
     }
 
     /// Whether it can be asked now.
@@ -122,8 +128,9 @@ pub struct ExchangeError {
 
 impl Exchange {
     /// Makes ready to speak over a fresh stream. `limits` bound the heads of answers.
-    pub async fn over(stream: TcpStream, limits: &ClientLimits) -> Result<Self, ExchangeError> {
-        let (sender, driver, come) = shake_hands(stream, limits).await?;
+    pub async fn over(io: TunnelIo, limits: &ClientLimits) -> Result<Self, ExchangeError> {
+        // It is asked once: nobody wants to know how it is secured.
+        let (sender, driver, come) = shake_hands(io, None, limits).await?;
         Ok(Self { sender, driver: Some(driver), come })
     }
 
@@ -154,7 +161,9 @@ impl Exchange {
         let parts = upgraded
             .downcast::<TokioIo<BackendIo>>()
             .expect("the stream that hyper gives back is the one that it was given");
-        Ok(Side { io: parts.io.into_inner().io, leftover: parts.read_buf })
+        let mut io = parts.io.into_inner().io;
+        io.becomes_tunnel();
+        Ok(Side { io, leftover: parts.read_buf })
     }
 
     /// After any other answer: its body is read by a task of its own, which ends with the body.
@@ -166,12 +175,14 @@ impl Exchange {
 }
 
 async fn shake_hands(
-    stream: TcpStream,
+    io: TunnelIo,
+    tls: Option<&Tls>,
     limits: &ClientLimits,
 ) -> Result<(SendRequest<RequestBody>, Driver, Arc<Come>), ExchangeError> {
     let buffer = BUFFER.max(limits.head_size);
-    let come = Arc::new(Come { bytes: AtomicUsize::new(0), most: BUFFERS_A_HEAD * buffer });
-    let io = BackendIo { io: TunnelIo::Tcp(stream), come: Arc::clone(&come) };
+    let come =
+        Arc::new(Come { bytes: AtomicUsize::new(0), most: BUFFERS_A_HEAD * buffer, tls: tls.map(Tls::fingerprint) });
+    let io = BackendIo { io, come: Arc::clone(&come) };
     let mut builder = Builder::new();
     builder.max_buf_size(buffer).max_header_size(limits.head_size).preserve_header_case(true);
     if limits.headers != DEFAULT_HEADERS {
@@ -199,8 +210,23 @@ impl fmt::Debug for Exchange {
     }
 }
 
+impl ExchangeError {
+    /// The alert by which the backend ended TLS. By TLS 1.3 that is how one refuses the gateway's certificate, or its want:
+    /// its TLS handshake is over for the gateway before the backend has seen that.
+    pub fn alert(&self) -> Option<AlertDescription> {
+        let cause = std::error::Error::source(&self.source)?.downcast_ref::<std::io::Error>()?;
+        match cause.get_ref()?.downcast_ref()? {
+            rustls::Error::AlertReceived(alert) => Some(*alert),
+            _ => None,
+        }
+    }
+}
+
 impl fmt::Display for ExchangeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(alert) = self.alert() {
+            return write!(f, "the backend ended TLS with the alert {alert:?}");
+        }
         match (self.source.is_parse_too_large(), self.source.is_parse()) {
             _ if self.endless => f.write_str("the backend sent informational answers without end"),
             (true, _) => f.write_str("the head of the backend's answer is too large"),
@@ -217,11 +243,12 @@ impl std::error::Error for ExchangeError {
     }
 }
 
-/// How much has come since the backend was asked.
+/// How much has come since the backend was asked, and from whom: here, since a request has no room to carry it.
 #[derive(Debug)]
 struct Come {
     bytes: AtomicUsize,
     most: usize,
+    tls: Option<Fingerprint>,
 }
 
 impl Come {
@@ -268,6 +295,10 @@ impl AsyncRead for BackendIo {
         let polled = self.io.poll_read(cx, buffer);
         if !self.come.add(buffer.filled().len() - before) {
             return Poll::Ready(Err(std::io::Error::other("no head of an answer")));
+        }
+        // RFC 9112 section 9.8: an answer that ends with its connection is whole only if a close_notify says so.
+        if self.io.was_truncated() {
+            return Poll::Ready(Err(std::io::ErrorKind::UnexpectedEof.into()));
         }
         polled
     }

@@ -7,6 +7,8 @@ pub mod endpoint;
 pub mod http1;
 pub mod pool;
 pub mod resolve;
+pub mod sessions;
+pub mod tls;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

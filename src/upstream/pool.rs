@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::endpoint::EndpointState;
 use super::http1::Connection;
+use super::tls::{Fingerprint, Tls};
 use crate::config;
 
 /// How often idle connections are looked through for those that are dead, too old, or too many.
@@ -21,8 +22,9 @@ pub struct Pool {
     count: AtomicUsize,
 }
 
-/// The endpoint whose connections they are: its state is one for all configurations.
-type EndpointKey = usize;
+/// The endpoint whose connections they are, whose state is one for all configurations, and how they are secured: a request
+/// goes over none that its own configuration would not have made.
+type EndpointKey = (usize, Option<Fingerprint>);
 
 #[derive(Debug)]
 struct Idle {
@@ -34,11 +36,11 @@ struct Idle {
 }
 
 impl Pool {
-    /// The connection to that endpoint that was used last and is alive; older ones are more likely to be dead.
-    pub fn take(&self, endpoint: &Arc<EndpointState>) -> Option<Connection> {
+    /// The connection to that endpoint, secured so, that was used last and is alive; older ones are more likely to be dead.
+    pub fn take(&self, endpoint: &Arc<EndpointState>, tls: Option<&Tls>) -> Option<Connection> {
         let now = Instant::now();
         let mut idle = self.lock();
-        let of_endpoint = idle.get_mut(&key(endpoint))?;
+        let of_endpoint = idle.get_mut(&key(endpoint, tls.map(Tls::fingerprint)))?;
         let usable = |idle: &Idle| !idle.is_too_old(now) && idle.connection.is_ready();
         let index = of_endpoint.iter().rposition(usable)?;
         self.count.fetch_sub(1, Ordering::Relaxed);
@@ -52,8 +54,9 @@ impl Pool {
             return connection.finish();
         }
         let (since, settings) = (Instant::now(), *settings);
+        let key = key(endpoint, connection.tls());
         let idle = Idle { connection, since, settings, _endpoint: Arc::clone(endpoint) };
-        self.lock().entry(key(endpoint)).or_default().push(idle);
+        self.lock().entry(key).or_default().push(idle);
         self.count.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -106,6 +109,6 @@ fn too_many(of_endpoint: &[Idle], now: Instant) -> usize {
     unused.min(of_endpoint.len().saturating_sub(most))
 }
 
-fn key(endpoint: &Arc<EndpointState>) -> EndpointKey {
-    Arc::as_ptr(endpoint).addr()
+fn key(endpoint: &Arc<EndpointState>, tls: Option<Fingerprint>) -> EndpointKey {
+    (Arc::as_ptr(endpoint).addr(), tls)
 }

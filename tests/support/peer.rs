@@ -1,4 +1,4 @@
-//! One end of a connection, the client's and the backend's alike; a client's may be TLS.
+//! One end of a connection, the client's and the backend's alike; either may be TLS.
 
 use std::collections::VecDeque;
 use std::fmt;

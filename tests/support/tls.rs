@@ -1,45 +1,100 @@
-//! The client's side of TLS: a certificate made for one test, who trusts it, and sessions that block like the rest.
+//! TLS of clients and of backends: certificates made for one test, who trusts them, and sessions that block like the rest.
 
 use std::collections::VecDeque;
 use std::fmt;
 use std::io::{ErrorKind, Read, Result, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::PathBuf;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
-use rcgen::{CertificateParams, KeyPair};
+use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, KeyPair, date_time_ymd};
 use rustls::crypto::aws_lc_rs::default_provider;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, SupportedProtocolVersion, version};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::{
+    ClientConfig, ClientConnection, Connection, RootCertStore, ServerConfig, ServerConnection,
+    SupportedProtocolVersion, version,
+};
 use tokio_rustls::rustls;
 
 use super::client::Client;
 use super::gateway::Folder;
 use super::peer::Peer;
 
-/// A certificate for localhost with its key, as files for the gateway, and clients that trust it and nothing else.
+/// A certificate with its key, as files for the gateway, who trusts it and nothing else, and backends that have it.
 #[derive(Debug)]
 pub struct Authority {
     certificate: CertificateDer<'static>,
+    key: PrivateKeyDer<'static>,
     files: [PathBuf; 2],
     _folder: Folder,
 }
 
 impl Authority {
-    /// Makes one.
+    /// Makes one, for localhost.
     pub fn new() -> Self {
+        Self::of(&["localhost"])
+    }
+
+    /// The same for other names or addresses.
+    pub fn of(names: &[&str]) -> Self {
+        Self::of_years(names, 2019..4000)
+    }
+
+    /// The same, valid from one New Year to another.
+    pub fn of_years(names: &[&str], years: Range<i32>) -> Self {
+        let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = CertificateParams::new(names).expect("names");
+        (params.not_before, params.not_after) = (date_time_ymd(years.start, 1, 1), date_time_ymd(years.end, 1, 1));
+        Self::made(&params)
+    }
+
+    /// The same, valid until then.
+    pub fn until(names: &[&str], end: SystemTime) -> Self {
+        let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = CertificateParams::new(names).expect("names");
+        (params.not_before, params.not_after) = (date_time_ymd(2019, 1, 1), end.into());
+        Self::made(&params)
+    }
+
+    /// One that is good for clients only.
+    pub fn of_client() -> Self {
+        let mut params = CertificateParams::new(["client".to_owned()]).expect("a name");
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        Self::made(&params)
+    }
+
+    fn made(params: &CertificateParams) -> Self {
         let key = KeyPair::generate().expect("a key");
-        let params = CertificateParams::new(["localhost".to_owned()]).expect("a name");
         let certificate = params.self_signed(&key).expect("a certificate");
         let folder = Folder::new();
         let files = [folder.put("fullchain.pem", certificate.pem()), folder.put("privkey.pem", key.serialize_pem())];
-        Self { certificate: certificate.der().clone(), files, _folder: folder }
+        let key = PrivateKeyDer::try_from(key.serialize_der()).expect("PKCS #8");
+        Self { certificate: certificate.der().clone(), key, files, _folder: folder }
+    }
+
+    /// The file of the certificate.
+    pub fn certificate(&self) -> &Path {
+        &self.files[0]
+    }
+
+    /// Its private key's.
+    pub fn key(&self) -> &Path {
+        &self.files[1]
     }
 
     /// The line of a listener that serves with it.
     pub fn line(&self) -> String {
         let [certificate, key] = &self.files;
         format!("tls = {{ certificate = {certificate:?}, key = {key:?} }}\n")
+    }
+
+    /// The line of an upstream that trusts it alone; `more` is further keys, each with a comma before it.
+    pub fn line_up(&self, more: &str) -> String {
+        format!("tls = {{ ca = {:?}{more} }}\n", self.certificate())
     }
 
     /// A client's configuration that trusts it: TLS 1.3, ALPN http/1.1.
@@ -74,6 +129,43 @@ impl Authority {
     pub fn secure(&self, peer: Peer) -> Peer {
         secure(peer, &Arc::new(self.trusted())).expect("the gateway speaks TLS")
     }
+
+    /// A backend's configuration with this certificate: TLS 1.3, ALPN http/1.1.
+    pub fn serving(&self) -> ServerConfig {
+        self.serving_with(&version::TLS13)
+    }
+
+    /// The same with another version.
+    pub fn serving_with(&self, version: &'static SupportedProtocolVersion) -> ServerConfig {
+        self.serving_whom(version, WebPkiClientVerifier::no_client_auth())
+    }
+
+    /// The same for clients with one certificate and no others.
+    pub fn serving_only(&self, client: &Self, version: &'static SupportedProtocolVersion) -> ServerConfig {
+        let provider = Arc::new(default_provider());
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(client.roots()), provider);
+        self.serving_whom(version, verifier.build().expect("a root"))
+    }
+
+    fn serving_whom(
+        &self,
+        version: &'static SupportedProtocolVersion,
+        whom: Arc<dyn ClientCertVerifier>,
+    ) -> ServerConfig {
+        let builder = ServerConfig::builder_with_provider(Arc::new(default_provider()));
+        let builder = builder.with_protocol_versions(&[version]).expect("the provider has it");
+        let builder = builder.with_client_cert_verifier(whom);
+        let config = builder.with_single_cert(vec![self.certificate.clone()], self.key.clone_key());
+        let mut config = config.expect("a certificate and its key");
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config
+    }
+
+    fn roots(&self) -> RootCertStore {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.certificate.clone()).expect("a certificate");
+        roots
+    }
 }
 
 /// A TLS handshake with a configuration of one's own: `Arc` because what one connection learns (tickets), the next may use.
@@ -88,7 +180,30 @@ pub fn secure_for(peer: Peer, config: &Arc<ClientConfig>, name: &str) -> Result<
     while connection.is_handshaking() {
         connection.complete_io(&mut peer.stream())?;
     }
-    Ok(peer.secured(Session::new(connection)))
+    Ok(peer.secured(Session::new(connection.into())))
+}
+
+/// A script of a backend that speaks TLS. Where the TLS handshake comes to nothing, the connection is held until the other end
+/// has left it, so that what it is told is not reset away.
+pub fn speaking(config: ServerConfig, script: impl Fn(Peer) + Send + Sync + 'static) -> impl Fn(Peer) + Send + Sync {
+    let config = Arc::new(config);
+    move |peer| match accept(&peer, &config) {
+        Ok(session) => script(peer.secured(session)),
+        Err(_) => while matches!(peer.stream().read(&mut [0; 4096]), Ok(1..)) {},
+    }
+}
+
+/// The server's side of a TLS handshake.
+pub fn accept(peer: &Peer, config: &Arc<ServerConfig>) -> Result<Session> {
+    let mut connection = ServerConnection::new(Arc::clone(config)).expect("a configuration that works");
+    while connection.is_handshaking() {
+        connection.complete_io(&mut peer.stream())?;
+    }
+    // The tickets of TLS 1.3 go out behind it.
+    while connection.wants_write() {
+        connection.write_tls(&mut peer.stream())?;
+    }
+    Ok(Session::new(connection.into()))
 }
 
 /// A connection that has its ClientHello to say.
@@ -100,7 +215,7 @@ pub fn begin(config: &Arc<ClientConfig>) -> ClientConnection {
 /// A session whose TLS handshake is done. Cloned, it is the same one: one thread may send while another receives.
 #[derive(Clone)]
 pub struct Session {
-    connection: Arc<Mutex<ClientConnection>>,
+    connection: Arc<Mutex<Connection>>,
     /// Held while ciphertext goes out, so that it goes in its order; the other lock is not held then, since who sends may
     /// have to wait until the other thread has received.
     sending: Arc<Mutex<()>>,
@@ -109,12 +224,12 @@ pub struct Session {
 }
 
 impl Session {
-    fn new(connection: ClientConnection) -> Self {
+    fn new(connection: Connection) -> Self {
         Self { connection: Arc::new(Mutex::new(connection)), sending: Arc::default(), come: Arc::default() }
     }
 
     /// The connection of rustls, for what this type has no word for. What it has to say goes out with the next `send`.
-    pub fn connection(&self) -> MutexGuard<'_, ClientConnection> {
+    pub fn connection(&self) -> MutexGuard<'_, Connection> {
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

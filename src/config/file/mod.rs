@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use tokio_rustls::rustls::pki_types::ServerName;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -19,11 +20,12 @@ use crate::config::hosts::host_header;
 use crate::config::names::name;
 use crate::config::networks::network;
 use crate::config::reader::{Reading, Table};
-use crate::config::report::{Place, Refusal};
+use crate::config::report::{Place, Refusal, quoted};
 use crate::config::tokens::{gateway_name, level};
 use crate::config::values::{Bounds, count, count_or, duration, flag, size, text, whole_seconds, word};
 use crate::config::{Bind, EndpointAddress, HostHeader, LogFormat, Name, Records, TunnelPolicy};
 use crate::downstream::tls;
+use crate::upstream::tls as upstream_tls;
 
 pub(in crate::config) use self::route::{RedirectTable, RespondTable, RouteTable};
 
@@ -201,6 +203,29 @@ pub(in crate::config) struct UpstreamTable {
     /// The inner `None` is "off".
     pub(in crate::config) pool: Option<Option<PoolTable>>,
     pub(in crate::config) on_removed: Option<TunnelPolicy>,
+    pub(in crate::config) tls: Option<BackendTlsTable>,
+}
+
+/// `[upstream.NAME.tls]`.
+#[derive(Debug)]
+pub(in crate::config) struct BackendTlsTable {
+    /// Where it stands.
+    pub(in crate::config) place: Place,
+    /// The inner `None` is "system".
+    pub(in crate::config) ca: Option<Spanned<Option<String>>>,
+    pub(in crate::config) server_name: Option<ServerName<'static>>,
+    pub(in crate::config) verify: Option<Spanned<Verify>>,
+    pub(in crate::config) certificate: Option<Spanned<String>>,
+    pub(in crate::config) key: Option<Spanned<String>>,
+}
+
+/// `upstream.NAME.tls.verify`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::config) enum Verify {
+    /// From whom the certificate is, its time, and its name.
+    Full,
+    /// Nothing of these.
+    NoneInsecure,
 }
 
 /// The words for what becomes of a tunnel.
@@ -436,8 +461,39 @@ impl UpstreamTable {
         let pool = table.table_or_off("pool", expected, PoolTable::read);
         let on_removed = plain(table.value("on_removed", |v| word(v, &POLICIES)));
         let host_header = plain(host_header);
-        Some(Self { name: name?, endpoints, host_header, resolve, retry_attempts, pool, on_removed })
+        let expected = "expected true, false or a table such as { ca = \"ca.pem\" }";
+        let tls = table.table_or_flag("tls", expected, BackendTlsTable::read);
+        Some(Self { name: name?, endpoints, host_header, resolve, retry_attempts, pool, on_removed, tls })
     }
+}
+
+impl BackendTlsTable {
+    fn read(table: &mut Table<'_>) -> Self {
+        for (one, other) in [("certificate", "key"), ("key", "certificate")] {
+            if table.place_of(one).is_some() {
+                table.require(other, "what a backend is shown is a certificate and its key");
+            }
+        }
+        let verify = [("full", Verify::Full), ("none-insecure", Verify::NoneInsecure)];
+        Self {
+            place: table.place(),
+            ca: table.value("ca", |v| match file_name(v, "expected \"system\" or a file")? {
+                system if system == "system" => Ok(None),
+                file => Ok(Some(file)),
+            }),
+            server_name: plain(table.value("server_name", server_name)),
+            verify: table.value("verify", |v| word(v, &verify)),
+            certificate: table.value("certificate", |v| file_name(v, "expected a file")),
+            key: table.value("key", |v| file_name(v, "expected a file")),
+        }
+    }
+}
+
+fn server_name(value: &DeValue<'_>) -> Result<ServerName<'static>, Refusal> {
+    let expected = "expected a name or an IP address, as the certificate has it";
+    let text = text(value, expected)?;
+    upstream_tls::server_name(text)
+        .ok_or_else(|| Refusal::new(format!("{} is not a name of a server", quoted(text)), expected))
 }
 
 impl PoolTable {

@@ -1,10 +1,12 @@
 //! From the file to what the gateway runs with: defaults, inheritance, names, and everything that concerns more than
 //! one key. Nothing behind this refuses a configuration.
 
+mod backend_tls;
 mod listener;
 mod route;
 mod tls;
 
+use std::cell::OnceCell;
 use std::collections::BTreeSet;
 use std::fs;
 use std::num::NonZeroUsize;
@@ -14,6 +16,7 @@ use std::time::Duration;
 
 use toml::de::{DeTable, Error};
 
+use self::backend_tls::backend_tls;
 use self::listener::listeners;
 use self::route::{Parts, routes};
 use super::file::{File, ForwardedTable, GatewayTable, LimitsTable, LogTable, PoolTable, TcpTable, UpstreamTable};
@@ -76,7 +79,8 @@ fn tell_syntax(text: &str, errors: &[Error], problems: &Problems) {
 
 fn resolve(file: File, folder: &Path, problems: &Problems) -> Config {
     let listeners = listeners(&file, folder, problems);
-    let upstreams: Vec<_> = file.upstreams.iter().map(|table| Arc::new(upstream(table, problems))).collect();
+    let tls = backend_tls::Parts { folder, system: OnceCell::new(), problems };
+    let upstreams: Vec<_> = file.upstreams.iter().map(|table| Arc::new(upstream(table, &tls))).collect();
     let parts = Parts {
         listeners: &listeners,
         upstreams: &upstreams,
@@ -149,8 +153,8 @@ fn log(table: LogTable, folder: &Path) -> Log {
     }
 }
 
-fn upstream(table: &UpstreamTable, problems: &Problems) -> Upstream {
-    problems.tell_repeats(&format!("upstream.{}.endpoints", table.name), &table.endpoints, "leave one out");
+fn upstream(table: &UpstreamTable, tls: &backend_tls::Parts<'_>) -> Upstream {
+    tls.problems.tell_repeats(&format!("upstream.{}.endpoints", table.name), &table.endpoints, "leave one out");
     Upstream {
         name: table.name.clone(),
         endpoints: table.endpoints.iter().map(|e| e.get_ref().clone()).collect(),
@@ -159,6 +163,7 @@ fn upstream(table: &UpstreamTable, problems: &Problems) -> Upstream {
         retry_attempts: table.retry_attempts.and_then(|a| u32::try_from(a).ok()).unwrap_or(2),
         pool: pool(table.pool.as_ref()),
         on_removed: table.on_removed.unwrap_or(TunnelPolicy::Drain),
+        tls: backend_tls(table, tls),
     }
 }
 

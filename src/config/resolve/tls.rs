@@ -121,7 +121,7 @@ fn certificate<'t>(table: &str, pair: &'t PairTable, folder: &Path, problems: &P
 
 /// A certificate that has expired, or is not valid yet, is served all the same: a gateway that does not start helps
 /// nobody, some clients of tunnels never look at the date, and a clock may be wrong.
-fn warn_of_dates(certificate: &Certificate, written: &Spanned<String>, problems: &Problems) {
+pub(super) fn warn_of_dates(certificate: &Certificate, written: &Spanned<String>, problems: &Problems) {
     let file = certificate.file.display();
     let dates = Dates::of(&certificate.valid, SystemTime::now());
     match dates {
@@ -157,7 +157,8 @@ fn warn_of_hidden(found: &[Found<'_>], problems: &Problems) {
     }
 }
 
-fn refuse(
+/// Says what is wrong with a certificate and its key, at the one or the other; `table` is where they stand.
+pub(super) fn refuse(
     error: &TlsError,
     table: &str,
     (certificate, key): (&Spanned<String>, &Spanned<String>),
@@ -167,7 +168,10 @@ fn refuse(
     let of_certificate = match error {
         // Certificate and key may be one file; it is then told of as the certificate's.
         TlsError::Unreadable(path, _) | TlsError::NotPem(path, _) => path == certificate_file,
-        TlsError::NoCertificate(_) | TlsError::BadCertificate(..) | TlsError::Refused(_) => true,
+        TlsError::NoCertificate(_)
+        | TlsError::BadCertificate(..)
+        | TlsError::Refused(_)
+        | TlsError::NoAuthorities(_) => true,
         TlsError::NoKey(_) | TlsError::EncryptedKey(_) | TlsError::BadKey(..) | TlsError::Mismatch => false,
     };
     let told_at_key = format!("`{table}.key`: {error}");
