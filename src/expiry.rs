@@ -19,7 +19,7 @@ pub enum Dates {
     Fine,
     /// It expires in so many whole days.
     Expires {
-        /// Fewer than [`AHEAD`].
+        /// Fewer than 14.
         days: u64,
     },
     /// It has expired.

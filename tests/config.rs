@@ -111,7 +111,7 @@ fn the_example_of_everything_serves_nothing_but_redirects_on_port_80() {
 /// Every key of the contract that has landed, by its table: whoever adds one adds it here, and none is ever renamed.
 const KEYS: [(&str, &str); 24] = [
     ("", "admin drain forwarded gateway limits listener log metrics route tcp timeouts upstream"),
-    ("gateway", "name trusted_proxies workers"),
+    ("gateway", "include name trusted_proxies workers"),
     ("timeouts", "connect half_close idle keep_alive request_head response_head stall tls_handshake upgrade"),
     ("limits", "connections connections_per_client head_size headers tunnels"),
     ("tcp", "backlog keepalive user_timeout"),

@@ -565,7 +565,13 @@ fn refusal_as_told(line: &str) -> String {
     let words: Vec<_> = quoted.split(' ').map(|word| if differs(word) { "…" } else { word }).collect();
     let told = words.join(" ");
     // What the system or a library says is not ours to list.
-    let own = ["cannot be read: ", "is not PEM: ", "cannot be used: ", "…: error parsing level filter: "];
+    let own = [
+        "cannot be read: ",
+        "is not PEM: ",
+        "cannot be used: ",
+        "…: error parsing level filter: ",
+        "is not a pattern: ",
+    ];
     let cut = own.iter().find_map(|own| told.find(own).map(|at| format!("{}…", &told[..at + own.len()])));
     cut.unwrap_or(told)
 }

@@ -321,6 +321,83 @@ fn a_file_that_is_refused_changes_nothing_and_is_told_with_its_place() {
     gateway.stop();
 }
 
+/// Names of files in an included file start at its own folder, and what is wrong in it is told with its own name and line.
+#[test]
+fn included_files_are_read_again_too_and_refuse_the_whole() {
+    let file = format!("[gateway]\ninclude = [\"routes.d/*.toml\"]\n{LISTENER}{}", page("/", "here"));
+    let gateway = Gateway::start(&file);
+    let folder = gateway.folder().join("routes.d");
+    let put = |name: &str, text: &str| std::fs::write(folder.join(name), text).expect("the folder can be written");
+    gateway.message(|message| {
+        message["level"] == "WARN" && message["message"].as_str().is_some_and(|text| text.contains("no file is"))
+    });
+    std::fs::create_dir(&folder).expect("the folder can be written");
+    put("body.txt", "from a file");
+    let more = "[[route]]\nname = \"more\"\npath = \"/more\"\nrespond = { status = 200, body_file = \"body.txt\" }\n";
+    put("a.toml", more);
+    put("b.toml", &page("/b", "b"));
+    put("c.txt", "no configuration");
+    gateway.reload(&file);
+    assert_eq!(told(&gateway), [triple("route", "more", "added"), triple("route", "page-b", "added")]);
+    assert_eq!(Client::get(gateway.address("web"), "/more").text(), "from a file");
+    put("b.toml", &page("/b", "b").replace("status = 200", "status = 20"));
+    put("a.toml", &more.replace("/more", "/other"));
+    let refused = gateway.reload_in_vain(&file);
+    assert!(refused.contains("routes.d/b.toml:4:22") && !refused.contains("a.toml"), "{refused}");
+    assert_eq!(Client::get(gateway.address("web"), "/more").text(), "from a file");
+    std::fs::remove_file(folder.join("b.toml")).expect("it is there");
+    gateway.reload(&file);
+    assert_eq!(Client::get(gateway.address("web"), "/other").text(), "from a file");
+    assert_eq!(Client::get(gateway.address("web"), "/b").text(), "here");
+    gateway.stop();
+}
+
+/// Whoever writes a file in its place lets it be read halfway.
+#[test]
+fn a_file_that_is_written_only_halfway_is_refused_and_whole_it_is_taken() {
+    let gateway = Gateway::start(&format!("{LISTENER}{}", page("/", "one")));
+    let whole = format!("{LISTENER}{}", page("/", "two"));
+    let asked = || Client::get(gateway.address("web"), "/").text().to_owned();
+    for (length, expected) in [
+        (0, "`listener` is missing"),
+        (5, "not TOML: unclosed array table"),
+        (LISTENER.len() - 6, "not TOML: invalid basic string"),
+        (whole.len() - 4, "not TOML: "),
+    ] {
+        std::fs::write(gateway.folder().join("gateway.toml"), &whole[..length]).expect("the folder can be written");
+        gateway.signal(Signal::SIGHUP);
+        let refused = |message: &Value| message["message"].as_str().is_some_and(|text| text.contains("is refused"));
+        let refused = gateway.message(refused)["message"].to_string();
+        assert!(refused.contains(expected), "{length}: {refused}");
+        assert_eq!(asked(), "one");
+    }
+    gateway.reload(&whole);
+    assert_eq!(asked(), "two");
+    gateway.stop();
+}
+
+#[test]
+fn a_file_of_ten_megabytes_is_applied_as_any_other_and_told_where_it_is_wrong() {
+    let gateway = Gateway::start(&format!("{LISTENER}{}", page("/", "one")));
+    let before = gateway.anonymous();
+    let body = "x".repeat(100_000);
+    let route = |index: usize| {
+        format!(
+            "[[route]]\nname = \"r{index}\"\npath = \"/{index}\"\nrespond = {{ status = 200, body = \"{body}\" }}\n"
+        )
+    };
+    let big = (0..105).map(route).fold(LISTENER.to_owned(), |file, route| file + &route);
+    assert!(big.len() > 10 << 20, "{}", big.len());
+    gateway.reload(&big);
+    assert_eq!(Client::get(gateway.address("web"), "/104").text(), body);
+    let refused = gateway.reload_in_vain(&format!("{big}[[route]]\nservice = \"ehco\"\n"));
+    assert!(refused.contains("did you mean \"echo\"?") && refused.contains("gateway.toml:427:11"), "{refused}");
+    assert_eq!(Client::get(gateway.address("web"), "/104").text(), body);
+    gateway.reload(&format!("{LISTENER}{}", page("/", "one")));
+    until("what it took is given back", || gateway.anonymous() < before + (8 << 20));
+    gateway.stop();
+}
+
 #[test]
 fn keys_that_need_a_new_process_are_named_and_the_rest_of_the_file_is_applied() {
     let gateway = Gateway::start(&format!("[gateway]\nworkers = 1\n{LISTENER}{}", page("/", "one")));

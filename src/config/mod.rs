@@ -14,6 +14,7 @@ mod paths;
 mod reader;
 mod report;
 mod resolve;
+mod sources;
 mod template;
 mod tokens;
 mod values;

@@ -9,8 +9,10 @@ use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
 
-use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
+use annotate_snippets::{Annotation, AnnotationKind, Level, Renderer, Snippet};
 use toml::Spanned;
+
+use super::sources::{Source, Sources};
 
 /// A configuration that cannot be run with. Its text is the whole report.
 #[derive(Debug)]
@@ -114,17 +116,20 @@ impl Problems {
         self.found.borrow().len()
     }
 
-    /// The whole report on the file `name` with its `text`; the warnings when nothing was wrong.
-    pub(super) fn report(self, name: &str, text: &str) -> Result<Vec<String>, String> {
+    /// The whole report on these files; the warnings when nothing was wrong.
+    pub(super) fn report(self, sources: &Sources) -> Result<Vec<String>, String> {
         let mut problems = self.found.into_inner();
         if problems.is_empty() {
-            let warning = |(place, words)| format!("{name}:{}: {words}", line_and_column(&place, text));
+            let warning = |(place, words)| {
+                let (source, place) = sources.of(&place);
+                format!("{}:{}: {words}", source.name, line_and_column(&place, &source.text))
+            };
             return Ok(self.warnings.into_inner().into_iter().map(warning).collect());
         }
         problems.sort_by_key(|p| (p.place.start, p.place.end));
-        let mut parts: Vec<String> = problems.iter().map(|p| p.render(name, text)).collect();
+        let mut parts: Vec<String> = problems.iter().map(|p| p.render(sources)).collect();
         if parts.len() > 1 {
-            parts.push(format!("{name}: {} problems", parts.len()));
+            parts.push(format!("{}: {} problems", sources.first().name, parts.len()));
         }
         Err(parts.join("\n\n"))
     }
@@ -135,15 +140,30 @@ impl Problems {
 }
 
 impl Problem {
-    fn render(&self, name: &str, text: &str) -> String {
+    fn render(&self, sources: &Sources) -> String {
         let label = (!self.expected.is_empty()).then_some(self.expected.as_str());
-        let primary = AnnotationKind::Primary.span(first_line(&self.place, text)).label(label);
-        let mut snippet = Snippet::source(text).path(name).annotation(primary);
+        let (source, place) = sources.of(&self.place);
+        let primary = AnnotationKind::Primary.span(first_line(&place, &source.text)).label(label);
+        let mut snippet = shown(source).annotation(primary);
+        let mut elsewhere = None;
         if let Some((place, label)) = &self.other {
-            snippet = snippet.annotation(AnnotationKind::Context.span(first_line(place, text)).label(*label));
+            let (other, place) = sources.of(place);
+            let context = AnnotationKind::Context.span(first_line(&place, &other.text)).label(*label);
+            match std::ptr::eq(source, other) {
+                true => snippet = snippet.annotation(context),
+                false => elsewhere = Some(shown(other).annotation(context)),
+            }
         }
-        Renderer::plain().render(&[Level::ERROR.primary_title(self.what.as_str()).element(snippet)])
+        let mut told = Level::ERROR.primary_title(self.what.as_str()).element(snippet);
+        if let Some(elsewhere) = elsewhere {
+            told = told.element(elsewhere);
+        }
+        Renderer::plain().render(&[told])
     }
+}
+
+fn shown<'s>(source: &'s Source) -> Snippet<'s, Annotation<'s>> {
+    Snippet::source(source.text.as_str()).path(source.name.as_str())
 }
 
 /// `place` without what lies behind its first line: a table of many lines is pointed at, not drawn around.
@@ -194,6 +214,10 @@ pub(super) fn quoted(text: &str) -> String {
 mod tests {
     use super::*;
 
+    fn sources(text: &str) -> Sources {
+        Sources::new("f.toml", text, std::path::Path::new(""))
+    }
+
     #[test]
     fn what_was_probably_meant() {
         let known = ["name", "bind", "timeouts"];
@@ -209,7 +233,7 @@ mod tests {
         let problems = Problems::default();
         problems.tell(6..7, "second", "");
         problems.tell(0..1, "first", "x");
-        let report = problems.report("f.toml", "a = 1\nb = 2\n").unwrap_err();
+        let report = problems.report(&sources("a = 1\nb = 2\n")).unwrap_err();
         assert!(report.find("first") < report.find("second"), "{report}");
         assert!(report.ends_with("f.toml: 2 problems"), "{report}");
     }
@@ -223,10 +247,10 @@ mod tests {
             problems.warn(text.find('2').unwrap()..14, "second".to_owned());
             problems
         };
-        assert_eq!(warned().report("f.toml", text).unwrap(), ["f.toml:1:1: first", "f.toml:2:5: second"]);
+        assert_eq!(warned().report(&sources(text)).unwrap(), ["f.toml:1:1: first", "f.toml:2:5: second"]);
         let problems = warned();
         problems.tell(0..1, "wrong", "");
-        assert!(!problems.report("f.toml", text).unwrap_err().contains("first"));
+        assert!(!problems.report(&sources(text)).unwrap_err().contains("first"));
     }
 
     #[test]
@@ -234,7 +258,7 @@ mod tests {
         let problems = Problems::default();
         problems.tell(4..12, "table", "");
         problems.tell(99..120, "end", "");
-        let report = problems.report("f.toml", "a = {\r\n b = 2\r\n}\r\n").unwrap_err();
+        let report = problems.report(&sources("a = {\r\n b = 2\r\n}\r\n")).unwrap_err();
         assert!(report.contains("f.toml:1:5"), "{report}");
         assert!(report.contains("end"), "{report}");
     }

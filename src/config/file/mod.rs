@@ -239,6 +239,23 @@ pub(in crate::config) struct PoolTable {
     pub(in crate::config) idle_timeout: Option<Duration>,
 }
 
+/// The files and patterns of `gateway.include`. What is wrong with them is told when the file is read as a whole.
+pub(in crate::config) fn includes(table: &Spanned<DeTable<'_>>) -> Vec<Spanned<String>> {
+    let reading = Reading::default();
+    Table::root(&reading, table).table("gateway", read_includes).unwrap_or_default()
+}
+
+fn read_includes(table: &mut Table<'_>) -> Option<Vec<Spanned<String>>> {
+    const EXPECTED: &str = "expected a file, or a pattern such as \"routes.d/*.toml\"";
+    table.many("include", |v| {
+        let name = file_name(v, EXPECTED)?;
+        match glob::Pattern::new(&name) {
+            Ok(_) => Ok(name),
+            Err(error) => Err(Refusal::new(format!("{} is not a pattern: {}", quoted(&name), error.msg), EXPECTED)),
+        }
+    })
+}
+
 /// Every key that a file may have, by its path: "listener.timeouts.keep_alive", "upstream.NAME.endpoints".
 pub fn keys() -> BTreeSet<String> {
     // Tables are read whether they are there or not, so one of each kind that repeats is enough to be asked for all.
@@ -285,11 +302,14 @@ impl File {
 
 impl GatewayTable {
     fn read(table: &mut Table<'_>) -> Self {
-        Self {
+        let read = Self {
             workers: plain(table.value("workers", |v| count_or(v, "auto", 1024))),
             name: plain(table.value("name", |v| gateway_name(text(v, "expected a name")?).map(str::to_owned))),
             trusted_proxies: table.many("trusted_proxies", network),
-        }
+        };
+        // They have been read, before all else, by the same words.
+        read_includes(table);
+        read
     }
 }
 

@@ -2,7 +2,6 @@
 //! here, so that a connection to a backend can never fail for want of them.
 
 use std::cell::OnceCell;
-use std::path::Path;
 use std::sync::Arc;
 
 use toml::Spanned;
@@ -11,6 +10,7 @@ use super::tls::{refuse, warn_of_dates};
 use crate::config::EndpointAddress;
 use crate::config::file::{BackendTlsTable, UpstreamTable, Verify};
 use crate::config::report::{Problems, quoted};
+use crate::config::sources::Sources;
 use crate::downstream::certificates::{Certificate, TlsError};
 use crate::upstream::tls::{Authorities, Tls, Trust, server_name};
 
@@ -18,7 +18,7 @@ const CA: &str = "expected \"system\", or a file of PEM with the certificates of
 
 /// What TLS of upstreams is resolved with.
 pub(super) struct Parts<'p> {
-    pub(super) folder: &'p Path,
+    pub(super) sources: &'p Sources,
     /// The system's authorities: read when the first upstream asks for them, and once for all.
     pub(super) system: OnceCell<Result<Authorities, TlsError>>,
     pub(super) problems: &'p Problems,
@@ -35,9 +35,10 @@ pub(super) fn backend_tls(upstream: &UpstreamTable, parts: &Parts<'_>) -> Option
         let tell = |error| parts.problems.tell(table.place.clone(), format!("`{path}`: {error}"), "");
         return made(trust?, table, None, tell);
     };
-    let file = parts.folder.join(certificate.get_ref());
+    let folder = parts.sources.folder_of(&table.place);
+    let file = folder.join(certificate.get_ref());
     let refuse = |error: &TlsError| refuse(error, &path, (certificate, key), &file, parts.problems);
-    let own = match Certificate::load(&file, &parts.folder.join(key.get_ref())) {
+    let own = match Certificate::load(&file, &folder.join(key.get_ref())) {
         Ok(own) => own,
         Err(errors) => {
             errors.iter().for_each(refuse);
@@ -87,7 +88,7 @@ fn trust(table: &BackendTlsTable, upstream: &UpstreamTable, path: &str, parts: &
     let own_file;
     let authorities = match table.ca.as_ref().and_then(|ca| ca.get_ref().as_ref()) {
         Some(file) => {
-            own_file = Authorities::of_file(&parts.folder.join(file));
+            own_file = Authorities::of_file(&parts.sources.folder_of(&table.place).join(file));
             &own_file
         }
         None => parts.system.get_or_init(Authorities::of_system),

@@ -2,6 +2,7 @@
 //! one key. Nothing behind this refuses a configuration.
 
 mod backend_tls;
+mod include;
 mod listener;
 mod route;
 mod tls;
@@ -17,11 +18,13 @@ use std::time::Duration;
 use toml::de::{DeTable, Error};
 
 use self::backend_tls::backend_tls;
+use self::include::include;
 use self::listener::listeners;
 use self::route::{Parts, routes};
 use super::file::{File, ForwardedTable, GatewayTable, LimitsTable, LogTable, PoolTable, TcpTable, UpstreamTable};
 use super::reader::{Reading, Table};
 use super::report::{ConfigError, Problems};
+use super::sources::Sources;
 use super::tokens::gateway_name_of;
 use super::{
     Admin, Config, ConnectionLimit, Drain, Forwarded, Gateway, HostHeader, Limits, Log, LogFile, LogFormat, Metrics,
@@ -40,25 +43,36 @@ impl Config {
     /// Reads `text`, which messages call `name`. Files that it names without a folder are in `folder`.
     pub fn parse(name: &str, text: &str, folder: &Path) -> Result<Self, ConfigError> {
         let reading = Reading::default();
-        let config = read(text, folder, &reading);
-        let warnings = reading.problems.report(name, text).map_err(ConfigError::Refused)?;
+        let mut sources = Sources::new(name, text, folder);
+        let config = read(text, &mut sources, &reading);
+        let warnings = reading.problems.report(&sources).map_err(ConfigError::Refused)?;
         Ok(Self { warnings, ..config.expect("a configuration that is not made has a problem") })
     }
 }
 
 /// The configuration, unless the text is no TOML. Whether it can be run with, the problems tell.
-fn read(text: &str, folder: &Path, reading: &Reading) -> Option<Config> {
+fn read(text: &str, sources: &mut Sources, reading: &Reading) -> Option<Config> {
     let (table, errors) = DeTable::parse_recoverable(text);
-    if errors.is_empty() {
-        let file = File::read(&mut Table::root(reading, &table));
-        return Some(resolve(file, folder, &reading.problems));
+    if !errors.is_empty() {
+        tell_syntax(text, 0, &errors, &reading.problems);
+        return None;
     }
-    tell_syntax(text, &errors, &reading.problems);
-    None
+    include(&table, sources, &reading.problems);
+    if !sources.include() {
+        let file = File::read(&mut Table::root(reading, &table));
+        return Some(resolve(file, sources, &reading.problems));
+    }
+    let text = sources.text();
+    let (table, errors) = DeTable::parse_recoverable(&text);
+    // Each of them is TOML, so what is wrong is wrong between two of them: the same upstream twice.
+    tell_syntax(&text, 0, &errors, &reading.problems);
+    let file = File::read(&mut Table::root(reading, &table));
+    Some(resolve(file, sources, &reading.problems))
 }
 
-/// Says what is no TOML: of each line the first, for a line that is broken in one place mostly is in several.
-fn tell_syntax(text: &str, errors: &[Error], problems: &Problems) {
+/// Says what is no TOML: of each line the first, for a line that is broken in one place mostly is in several. `start` is where
+/// the text begins among all.
+fn tell_syntax(text: &str, start: usize, errors: &[Error], problems: &Problems) {
     let mut lines = BTreeSet::new();
     for error in errors {
         let place = error.span().unwrap_or(0..0);
@@ -72,21 +86,24 @@ fn tell_syntax(text: &str, errors: &[Error], problems: &Problems) {
             None => (error.message(), String::new()),
         };
         if lines.insert(line) {
+            let place = place.start + start..place.end + start;
             problems.tell(place, format!("not TOML: {what}"), expected);
         }
     }
 }
 
-fn resolve(file: File, folder: &Path, problems: &Problems) -> Config {
+fn resolve(file: File, sources: &Sources, problems: &Problems) -> Config {
+    // Of the configuration itself, which alone has all but routes and upstreams.
+    let folder = sources.folder_of(&(0..0));
     let listeners = listeners(&file, folder, problems);
-    let tls = backend_tls::Parts { folder, system: OnceCell::new(), problems };
+    let tls = backend_tls::Parts { sources, system: OnceCell::new(), problems };
     let upstreams: Vec<_> = file.upstreams.iter().map(|table| Arc::new(upstream(table, &tls))).collect();
     let parts = Parts {
         listeners: &listeners,
         upstreams: &upstreams,
         connect: file.connect.unwrap_or(Duration::from_secs(5)),
         exchange: &file.exchange,
-        folder,
+        sources,
         problems,
     };
     let routes = routes(file.routes, &parts);

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +13,7 @@ use super::inherited;
 use crate::config::file::{ExchangeTimes, RedirectTable, RespondTable, RouteTable};
 use crate::config::names::{derived, unused};
 use crate::config::report::{Place, Problems, meant, quoted};
+use crate::config::sources::Sources;
 use crate::config::{
     Action, ExchangeTimeouts, HostPattern, Listener, Match, Name, Redirect, Respond, Route, Scheme, Template,
     TunnelPolicy, Upstream,
@@ -29,7 +29,7 @@ pub(super) struct Parts<'p> {
     pub(super) upstreams: &'p [Arc<Upstream>],
     pub(super) connect: Duration,
     pub(super) exchange: &'p ExchangeTimes,
-    pub(super) folder: &'p Path,
+    pub(super) sources: &'p Sources,
     pub(super) problems: &'p Problems,
 }
 
@@ -222,7 +222,7 @@ fn tell_bodiless(
 
 /// What a file holds now. It is read here and not per request, so that an answer cannot fail.
 fn body_of(file: &Spanned<String>, parts: &Parts<'_>) -> Option<Bytes> {
-    let path = parts.folder.join(file.get_ref());
+    let path = parts.sources.folder_of(&file.span()).join(file.get_ref());
     let length = fs::metadata(&path).map(|m| m.len());
     let expected = match (length, fs::read(&path)) {
         (Ok(length), _) if length > LARGEST_BODY => "it is held in memory: expected at most 1 MiB".to_owned(),
