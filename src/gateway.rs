@@ -85,6 +85,12 @@ impl Bound {
         let metrics = metrics.map_err(StartError::Metrics)?;
         let admin = config.admin.bind.as_deref().map(AdminSocket::bind).transpose().map_err(StartError::Admin)?;
         let doors = Doors { metrics, admin };
+        if let Some((_, listening)) = addresses.all().next() {
+            socket::make_room(
+                descriptors.min(2 * connections.get() as u64 + RESERVED_DESCRIPTORS),
+                &listening.sockets[0],
+            );
+        }
         Ok(Self { config, file: None, addresses, doors, descriptors, connections, output, ears })
     }
 

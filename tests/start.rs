@@ -317,3 +317,22 @@ fn a_signal_that_comes_while_it_starts_is_kept_until_it_serves() {
         gateway.stop();
     }
 }
+
+/// The kernel would else double its table whenever that is full, and the worker that accepts then waits for milliseconds.
+#[test]
+fn there_is_room_for_all_descriptors_before_the_first_connection_comes() {
+    let of = |limits: &str| {
+        let gateway =
+            Gateway::start(&format!("{limits}[[listener]]\nbind = \"127.0.0.1:0\"\n[[route]]\nrespond = 204\n"));
+        let status = fs::read_to_string(format!("/proc/{}/status", gateway.pid())).expect("it runs");
+        let size = status.lines().find_map(|line| line.strip_prefix("FDSize:")).expect("the size of its table");
+        let told = gateway.message(|message| message["message"] == "descriptors");
+        let allowed = told["descriptors"].as_u64().expect("a number");
+        gateway.stop();
+        (size.trim().parse::<u64>().expect("a number"), allowed)
+    };
+    let (size, allowed) = of("");
+    assert!(size >= allowed.min(1 << 18), "{size} of {allowed}");
+    let (size, _) = of("[limits]\nconnections = 100\n");
+    assert!((456..1024).contains(&size), "{size}: two for each connection, and 256");
+}
