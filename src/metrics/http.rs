@@ -2,6 +2,7 @@
 //!
 //! A page is made on a thread of its own, and of the time of one processor making pages takes a tenth at most.
 
+use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -12,8 +13,8 @@ use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
-use tokio::sync::Mutex;
-use tokio::task::spawn_blocking;
+use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Metrics;
@@ -82,8 +83,14 @@ impl Watched {
 #[derive(Debug)]
 struct Pages {
     metrics: Arc<Metrics>,
+    press: Press,
+}
+
+/// Where pages are made: one at a time, and few.
+#[derive(Debug)]
+struct Press {
     registry: Arc<Registry>,
-    last: Mutex<Made>,
+    last: Arc<Mutex<Made>>,
 }
 
 /// The page that was made last.
@@ -100,9 +107,7 @@ impl Pages {
     fn of(metrics: Arc<Metrics>) -> Self {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(Arc::clone(&metrics)));
-        let now = Instant::now();
-        let none = Made { page: Bytes::new(), at: now, next: now };
-        Self { metrics, registry: Arc::new(registry), last: Mutex::new(none) }
+        Self { metrics, press: Press::of(registry) }
     }
 
     async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
@@ -114,34 +119,110 @@ impl Pages {
             return other_method("GET");
         }
         match path {
-            "/metrics" => self.page().await,
+            "/metrics" => match self.press.page().await {
+                Ok(page) => response(StatusCode::OK, PAGE, page),
+                Err(error) => {
+                    tracing::error!(%error, "the metrics cannot be told");
+                    plain(StatusCode::INTERNAL_SERVER_ERROR, "the metrics cannot be told\n")
+                }
+            },
             "/readyz" if !self.metrics.is_ready() => plain(StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
             _ => plain(StatusCode::OK, "ok\n"),
         }
     }
+}
+
+impl Press {
+    fn of(registry: Registry) -> Self {
+        let now = Instant::now();
+        let none = Made { page: Bytes::new(), at: now, next: now };
+        Self { registry: Arc::new(registry), last: Arc::new(Mutex::new(none)) }
+    }
 
     /// A page of this moment or later: all who wait for one get the same.
-    async fn page(&self) -> Response<Body> {
+    async fn page(&self) -> Result<Bytes, NoPage> {
         let asked = Instant::now();
-        let mut last = self.last.lock().await;
+        let last = Arc::clone(&self.last).lock_owned().await;
         if last.at > asked {
-            return response(StatusCode::OK, PAGE, last.page.clone());
+            return Ok(last.page.clone());
         }
         sleep_until(last.next).await;
-        let (at, registry) = (Instant::now(), Arc::clone(&self.registry));
-        let page = spawn_blocking(move || {
-            let mut page = String::new();
-            text::encode(&mut page, &registry).map(|()| page)
-        });
-        match page.await {
-            Ok(Ok(page)) => {
-                *last = Made { page: page.into(), at, next: Instant::now() + at.elapsed() * PAUSE };
-                response(StatusCode::OK, PAGE, last.page.clone())
-            }
-            failed => {
-                tracing::error!(?failed, "the metrics cannot be told");
-                plain(StatusCode::INTERNAL_SERVER_ERROR, "the metrics cannot be told\n")
-            }
+        let registry = Arc::clone(&self.registry);
+        // The place goes with the making: who asks and leaves makes no room for another page beside this one.
+        let made = spawn_blocking(move || make(last, &registry));
+        made.await.map_err(NoPage::Panicked)?.map_err(NoPage::Unwritten)
+    }
+}
+
+fn make(mut last: OwnedMutexGuard<Made>, registry: &Registry) -> Result<Bytes, fmt::Error> {
+    let at = Instant::now();
+    let mut page = String::new();
+    text::encode(&mut page, registry)?;
+    let page = Bytes::from(page);
+    *last = Made { page: page.clone(), at, next: Instant::now() + at.elapsed() * PAUSE };
+    Ok(page)
+}
+
+/// Why there is no page.
+#[derive(Debug)]
+enum NoPage {
+    Panicked(JoinError),
+    Unwritten(fmt::Error),
+}
+
+impl fmt::Display for NoPage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Panicked(error) => error.fmt(f),
+            Self::Unwritten(error) => error.fmt(f),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use prometheus_client::collector::Collector;
+    use prometheus_client::encoding::DescriptorEncoder;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    /// Counts how many pages are begun; each is held until it is let go.
+    #[derive(Debug)]
+    struct Held {
+        begun: Arc<AtomicUsize>,
+        let_go: std::sync::Mutex<mpsc::Receiver<()>>,
+    }
+
+    impl Collector for Held {
+        fn encode(&self, _: DescriptorEncoder<'_>) -> fmt::Result {
+            self.begun.fetch_add(1, Ordering::SeqCst);
+            self.let_go.lock().unwrap().recv().map_err(|_| fmt::Error)
+        }
+    }
+
+    #[tokio::test]
+    async fn who_asks_and_leaves_has_no_second_page_made_beside_the_first() {
+        let (go, let_go) = mpsc::channel();
+        let begun = Arc::<AtomicUsize>::default();
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(Held { begun: Arc::clone(&begun), let_go: let_go.into() }));
+        let press = Press::of(registry);
+        for _ in 0..20 {
+            // Left while its page is made, or while it waits for the one that is.
+            assert!(timeout(Duration::from_millis(5), press.page()).await.is_err());
+        }
+        while begun.load(Ordering::SeqCst) == 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(begun.load(Ordering::SeqCst), 1);
+        go.send(()).unwrap();
+        go.send(()).unwrap();
+        assert_eq!(press.page().await.unwrap(), "# EOF\n");
+        assert_eq!(begun.load(Ordering::SeqCst), 2, "the first was begun before it was asked for");
     }
 }
