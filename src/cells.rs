@@ -47,6 +47,8 @@ pub struct Cell {
     pub reused: Count,
     /// Requests sent again over a fresh connection, for the one that was kept had ended.
     pub retried: Count,
+    /// Tries at an endpoint that came to nothing, by [`Cause`]; another endpoint may have answered the request.
+    pub failed: Counts<{ Cause::ALL.len() }>,
 }
 
 /// One worker's counters of one route.

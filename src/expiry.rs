@@ -3,7 +3,10 @@
 use std::ops::Range;
 use std::time::{Duration, SystemTime};
 
-use crate::config::Config;
+use tracing::field::display;
+
+use crate::config::{Config, Name};
+use crate::downstream::certificates::Certificate;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -58,18 +61,27 @@ impl Daily {
             return;
         }
         self.next = now + DAY;
-        for (listener, certificate) in config.certificates() {
-            let (certificate_file, expires) = (certificate.file.display(), date(certificate.valid.end));
-            match Dates::of(&certificate.valid, now) {
-                Dates::Expires { days } => {
-                    tracing::warn!(%listener, certificate = %certificate_file, expires, days, "a certificate expires");
-                }
-                Dates::Expired => {
-                    tracing::error!(%listener, certificate = %certificate_file, expires, "a certificate has expired");
-                }
-                Dates::Early | Dates::Fine => {}
-            }
+        config
+            .listener_certificates()
+            .for_each(|(listener, certificate)| tell_of(certificate, Some(listener), None, now));
+        config
+            .upstream_certificates()
+            .for_each(|(upstream, certificate)| tell_of(certificate, None, Some(upstream), now));
+    }
+}
+
+/// Of one, which a listener or an upstream shows.
+fn tell_of(certificate: &Certificate, listener: Option<&Name>, upstream: Option<&Name>, now: SystemTime) {
+    let (listener, upstream) = (listener.map(display), upstream.map(display));
+    let (file, expires) = (certificate.file.display(), date(certificate.valid.end));
+    match Dates::of(&certificate.valid, now) {
+        Dates::Expires { days } => {
+            tracing::warn!(listener, upstream, certificate = %file, expires, days, "a certificate expires");
         }
+        Dates::Expired => {
+            tracing::error!(listener, upstream, certificate = %file, expires, "a certificate has expired");
+        }
+        Dates::Early | Dates::Fine => {}
     }
 }
 

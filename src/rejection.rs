@@ -175,7 +175,8 @@ impl Rejection {
         response
     }
 
-    fn cause(&self) -> Cause {
+    /// How it is counted.
+    pub fn cause(&self) -> Cause {
         match self {
             Self::Framing(_) => Cause::Framing,
             Self::Target(_) => Cause::Target,

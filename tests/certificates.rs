@@ -298,7 +298,9 @@ fn a_request_for_another_host_than_the_connection_was_opened_for_is_misdirected(
     let folder = Folder::new();
     let a = pair(&folder, "a", &["a.example", "*.a.example"], ecdsa_key());
     let b = pair(&folder, "b", &["b.example"], ecdsa_key());
-    let gateway = start(&certificates(&[&a, &b]));
+    let both = pair(&folder, "both", &["c.example", "d.example"], ecdsa_key());
+    let one = pair(&folder, "one", &["c.example", "e.example"], rsa_key());
+    let gateway = start(&certificates(&[&a, &b, &both, &one]));
     let any = Can::default().config();
     for (name, host, expected) in [
         ("a.example", "a.example", 200),
@@ -311,6 +313,11 @@ fn a_request_for_another_host_than_the_connection_was_opened_for_is_misdirected(
         ("other.example", "other.example", 200),
         ("other.example", "a.example", 200),
         ("other.example", "b.example", 421),
+        // Of several certificates for a name, each has to be the host's, too.
+        ("c.example", "c.example", 200),
+        ("c.example", "d.example", 421),
+        ("c.example", "e.example", 421),
+        ("d.example", "c.example", 200),
         // Who named no server was not shown a certificate for one.
         ("127.0.0.1", "b.example", 200),
     ] {

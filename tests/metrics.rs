@@ -250,6 +250,60 @@ fn a_request_that_gets_no_answer_is_counted_as_such() {
     backend.finish();
 }
 
+/// Of two endpoints one is down: all clients are served, and yet it shows.
+#[test]
+fn an_endpoint_that_fails_is_counted_although_another_answers() {
+    let backend = Backend::start(|mut peer| {
+        while peer.next_head().is_some() {
+            peer.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+        }
+    });
+    // Bound, and not listening: nobody else gets it.
+    let down = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    down.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a free port");
+    let refusing = down.local_addr().ok().and_then(|address| address.as_socket()).expect("its address");
+    let gateway = Gateway::start(&format!(
+        "{}[upstream.app]\nendpoints = [\"{refusing}\", \"{}\"]\npool = \"off\"\n\
+         [[route]]\nname = \"app\"\npath = \"/app\"\nupstream = \"app\"\n",
+        base(""),
+        backend.address()
+    ));
+    for _ in 0..4 {
+        assert_eq!(Client::get(gateway.address("web"), "/app").text(), "ok");
+    }
+    let page = page(&gateway);
+    let failed: Vec<_> = page.iter().filter(|(name, _)| name.contains("attempts_failed")).collect();
+    let [(name, times)] = failed[..] else { panic!("{failed:?}") };
+    assert_eq!(name, "spliceway_backend_attempts_failed_total{cause=\"ConnectFailed\"}");
+    // Once for each request that was sent there first.
+    assert!((1.0..=4.0).contains(times), "{times}");
+    assert_eq!(page["spliceway_rejections_total{cause=\"ConnectFailed\"}"], 0.0);
+    gateway.stop();
+}
+
+/// An opening handshake that comes to no route is one all the same; anything else is a request.
+#[test]
+fn what_comes_to_no_route_is_counted_as_what_it_asked_for() {
+    let gateway = start(None, "");
+    for (request, expected) in [
+        (opening_handshake("a", "/nowhere", ""), "handshakes"),
+        (opening_handshake("a", "/%zz", ""), "handshakes"),
+        ("GET /nowhere HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n".to_owned(), "requests"),
+        ("GET /nowhere HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), "requests"),
+    ] {
+        let (before, after) = by(&gateway, |client| {
+            client.send(&request);
+            client.read_answer();
+        });
+        let counted = format!("spliceway_{expected}_total{{route=\"(none)\",result=\"4xx\"}}");
+        let all = moved(&before, &after);
+        let counted_by: Vec<_> = all.iter().filter(|(name, _)| name.contains(",result=")).collect();
+        assert_eq!(counted_by.len(), 1, "{all:?}");
+        assert_eq!(*counted_by[0], (counted, 1.0), "{request}");
+    }
+    gateway.stop();
+}
+
 #[test]
 fn the_pool_tells_what_is_opened_kept_used_again_and_asked_anew() {
     const ANSWER: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -385,20 +439,24 @@ fn a_tls_handshake_is_counted_by_its_version_and_by_what_it_came_to() {
 
 /// The certificates of the tests are valid from one New Year to another.
 #[test]
-fn until_when_a_listeners_certificate_is_valid_is_told_in_seconds_since_the_epoch() {
+fn until_when_a_certificate_is_valid_is_told_in_seconds_since_the_epoch() {
     let tree = Tree::new();
     let file = |name: &str| tree.path("tests/config/valid/certs").join(name).display().to_string();
     let [chain, key] = ["chain.pem", "key.pem"].map(file);
     let gateway = Gateway::start(&format!(
         "[metrics]\nbind = \"127.0.0.1:0\"\n[[listener]]\nname = \"plain\"\nbind = \"127.0.0.1:0\"\n\
          [[listener]]\nname = \"secure\"\nbind = \"127.0.0.1:0\"\n\
-         tls = {{ certificate = {chain:?}, key = {key:?} }}\n[[route]]\nrespond = 204\n"
+         tls = {{ certificates = [{pair}, {pair}] }}\n[[route]]\nupstream = \"b\"\n\
+         [upstream.b]\nendpoints = [\"127.0.0.1:1\"]\ntls = {pair}\n",
+        pair = format!("{{ certificate = {chain:?}, key = {key:?} }}")
     ));
     let page = page(&gateway);
     let told: Vec<_> = page.iter().filter(|(name, _)| name.contains("certificate_expiry")).collect();
-    // 4000-01-01T00:00:00Z
-    let name = format!("spliceway_certificate_expiry_timestamp_seconds{{listener=\"secure\",certificate=\"{chain}\"}}");
-    assert_eq!(told, [(&name, &64_060_588_800.0)]);
+    // 4000-01-01T00:00:00Z; a file that is named twice is one series, for a page with two of the same is none.
+    let of =
+        |what: &str, by: &str| format!("spliceway_{what}_expiry_timestamp_seconds{{{by},certificate=\"{chain}\"}}");
+    let names = [of("backend_certificate", "upstream=\"b\""), of("certificate", "listener=\"secure\"")];
+    assert_eq!(told, names.each_ref().map(|name| (name, &64_060_588_800.0)));
     gateway.stop();
 }
 
@@ -444,17 +502,26 @@ fn documented() -> BTreeMap<String, (String, BTreeSet<String>, String)> {
     rows.collect()
 }
 
+/// A gateway that has something to tell of everything.
+fn with_everything(backend: &Backend, authority: &Authority) -> Gateway {
+    let config = base(&format!("[upstream.app]\nendpoints = [\"{}\"]\n", backend.address()));
+    Gateway::start(&format!(
+        "{config}[[listener]]\nname = \"secure\"\nbind = \"127.0.0.1:0\"\n{}\
+         [[route]]\nname = \"app\"\npath = \"/app\"\nupstream = \"app\"\n\
+         [[route]]\nname = \"down\"\npath = \"/down\"\nupstream = \"down\"\n\
+         [upstream.down]\nendpoints = [\"127.0.0.1:1\"]\ntls = {{ certificate = {:?}, key = {:?} }}\n",
+        authority.line(),
+        authority.certificate(),
+        authority.key()
+    ))
+}
+
 #[test]
 fn the_document_lists_every_metric_as_it_is_and_no_other() {
     let backend = Backend::start(backend::websocket_echo);
-    let authority = Authority::new();
-    let config = base(&format!("[upstream.app]\nendpoints = [\"{}\"]\n", backend.address()));
-    let gateway = Gateway::start(&format!(
-        "{config}[[listener]]\nname = \"secure\"\nbind = \"127.0.0.1:0\"\n{}\
-         [[route]]\nname = \"app\"\npath = \"/app\"\nupstream = \"app\"\n",
-        authority.line()
-    ));
+    let gateway = with_everything(&backend, &Authority::new());
     // What is told only where there was some of it.
+    assert_eq!(Client::get(gateway.address("web"), "/down").status, 502);
     Client::ask(gateway.address("web"), "POST /here HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\na");
     let (mut client, _) = Client::upgrade(gateway.address("web"), "/app");
     client.send("a");

@@ -564,6 +564,52 @@ fn a_reload_that_changes_tls_is_felt_by_the_next_request() {
     gateway.stop();
 }
 
+/// What `openssl req -x509` makes is an authority's, and WebPKI takes no such for a server's. Who names the very certificate
+/// means it all the same.
+#[test]
+fn a_certificate_that_is_named_itself_is_trusted_for_its_names_and_its_time() {
+    for (names, years, expected) in [
+        ("127.0.0.1", 2019..4000, None),
+        ("127.0.0.2", 2019..4000, Some("the backend's certificate is not for 127.0.0.1")),
+        ("127.0.0.1", 2019..2020, Some("the backend's certificate has expired")),
+        ("127.0.0.1", 3999..4000, Some("the backend's certificate is not valid yet")),
+    ] {
+        let itself = Authority::of_itself(&[names], years);
+        let backend = Backend::start(tls::speaking(itself.serving(), serve));
+        let gateway = gateway(&backend, &itself.line_up(""));
+        match expected {
+            None => assert_eq!(ask(&gateway).status, 200, "{:?}", gateway.records()),
+            Some(cause) => expect_refused(&gateway, &backend, cause),
+        }
+        gateway.stop();
+    }
+    // Another of the same name is not the one that is named.
+    let [itself, other] = [(); 2].map(|()| Authority::of_itself(&["127.0.0.1"], 2019..4000));
+    let backend = Backend::start(tls::speaking(other.serving(), serve));
+    let gateway = gateway(&backend, &itself.line_up(""));
+    expect_refused(&gateway, &backend, "the backend's certificate cannot be accepted: CaUsedAsEndEntity");
+    gateway.stop();
+}
+
+/// The endpoint is known by an address, and the backend's certificate is for that alone.
+#[test]
+fn a_connection_that_was_made_to_one_name_is_not_kept_for_another() {
+    let of_backend = of_loopback();
+    let backend = Backend::start(tls::speaking(of_backend.serving(), serve));
+    let file = |endpoint: &str| config(&[endpoint.to_owned()], &of_backend.line_up(""), "");
+    let gateway = Gateway::start(&file(&backend.address().to_string()));
+    assert_eq!(ask(&gateway).status, 200);
+    let before = backend.received().concat();
+    gateway.reload(&file(&format!("localhost:{}", backend.address().port())));
+    for _ in 0..3 {
+        assert_eq!(ask(&gateway).status, 502);
+    }
+    assert_eq!(backend.received().concat(), before, "it has seen nothing of these");
+    gateway.reload(&file(&backend.address().to_string()));
+    assert_eq!(ask(&gateway).status, 200);
+    gateway.stop();
+}
+
 #[test]
 fn a_file_that_has_changed_is_a_change_and_one_that_has_not_is_none() {
     let [one, other] = [of_loopback(), of_loopback()];

@@ -464,11 +464,17 @@ pub enum HostHeader {
 
 impl Config {
     /// Every certificate with the name of the listener that serves with it.
-    pub fn certificates(&self) -> impl Iterator<Item = (&Name, &Certificate)> {
+    pub fn listener_certificates(&self) -> impl Iterator<Item = (&Name, &Certificate)> {
         self.listeners.iter().flat_map(|listener| {
             let certificates = listener.tls.as_ref().map(|tls| tls.certificates()).unwrap_or_default();
             certificates.iter().map(|certificate| (&listener.name, certificate))
         })
+    }
+
+    /// Every certificate that backends are shown, with the name of their upstream.
+    pub fn upstream_certificates(&self) -> impl Iterator<Item = (&Name, &Certificate)> {
+        let tls = self.upstreams.iter().filter_map(|upstream| Some((&upstream.name, upstream.tls.as_ref()?)));
+        tls.filter_map(|(name, tls)| Some((name, tls.certificate()?)))
     }
 }
 

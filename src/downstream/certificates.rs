@@ -150,7 +150,12 @@ fn is_encrypted(pem: &[u8]) -> bool {
 
 /// Whether a certificate's time is over; false of one that cannot be understood.
 pub fn has_expired(certificate: &CertificateDer<'_>) -> bool {
-    inside(certificate).is_some_and(|(_, valid)| valid.end < SystemTime::now())
+    validity(certificate).is_some_and(|valid| valid.end < SystemTime::now())
+}
+
+/// From when to when it is valid; None of one that cannot be understood.
+pub fn validity(certificate: &CertificateDer<'_>) -> Option<Range<SystemTime>> {
+    inside(certificate).map(|(_, valid)| valid)
 }
 
 fn inside(leaf: &CertificateDer<'_>) -> Option<(Vec<Box<str>>, Range<SystemTime>)> {

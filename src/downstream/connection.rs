@@ -32,7 +32,7 @@ use crate::proxy::Switching;
 use crate::proxy::body::Body;
 use crate::record::Record;
 use crate::registry::{Entry, Order};
-use crate::rejection::ConnectionFault;
+use crate::rejection::{ConnectionFault, Rejection};
 use crate::tunnel::Side;
 use crate::tunnel::alarm::Alarm;
 use crate::tunnel::io::TunnelIo;
@@ -333,6 +333,12 @@ impl ConnContext {
         let server_name = self.shown.as_ref().and_then(|shown| shown.server_name.as_deref());
         let tls = self.listener.tls.as_ref();
         tls.zip(server_name).is_some_and(|(tls, server_name)| tls.is_misdirected(server_name, host))
+    }
+
+    /// A try at an endpoint came to nothing for that reason: counted here, since another endpoint may answer the request.
+    pub fn attempt_failed(&self, why: Rejection) -> Rejection {
+        self.worker.cell.failed.add(why.cause() as usize);
+        why
     }
 
     /// Puts what becomes a tunnel when the 101 has left.

@@ -68,7 +68,11 @@ impl Shown {
         if leaf.is_some_and(has_expired) {
             return Err(io::Error::other("the client's certificate has expired since"));
         }
-        let certificate = leaf.and_then(ClientCertificate::of);
+        let certificate = match leaf.map(ClientCertificate::of) {
+            // Whoever is let in with one, its backend is told by whom.
+            Some(None) => return Err(io::Error::other("the client's certificate cannot be read")),
+            certificate => certificate.flatten(),
+        };
         Ok((server_name.is_some() || certificate.is_some()).then(|| Box::new(Self { server_name, certificate })))
     }
 }

@@ -40,7 +40,7 @@ pub struct Settings {
     pub tls12: bool,
     /// In the order of our preference; empty: the library's.
     pub cipher_suites: Vec<SupportedCipherSuite>,
-    /// The same for key exchange.
+    /// Those of the key exchange; of them a client has its own favourite. Empty: the library's.
     pub groups: Vec<&'static dyn SupportedKxGroup>,
     /// Whether a client may come back without a whole TLS handshake.
     pub tickets: bool,
@@ -109,11 +109,12 @@ impl Tls {
     }
 
     /// Whether a request for `host`, on a connection that asked for `server_name`, came to the wrong place (RFC 9110 section
-    /// 15.5.20): a client may send it only where the certificate that it was shown is the host's, too.
+    /// 15.5.20): a client may send it only where the certificate that it was shown is the host's, too. Which one of several
+    /// that was is not known here, so it must be true of each.
     pub fn is_misdirected(&self, server_name: &str, host: &str) -> bool {
-        let of_name = self.shown.by_name.of(Some(server_name)).iter();
-        let mut names = of_name.flat_map(|&index| &self.shown.certificates[index].names);
-        self.strict_host && host != server_name && !names.any(|name| covers(name, host))
+        let mut may_be_shown = self.shown.by_name.of(Some(server_name)).iter();
+        let is_of = |&index: &usize| self.shown.certificates[index].names.iter().any(|name| covers(name, host));
+        self.strict_host && host != server_name && !may_be_shown.all(is_of)
     }
 
     /// Whether the other is the same in all that a client or a backend could tell.

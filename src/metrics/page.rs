@@ -1,5 +1,6 @@
 //! The figures as a text that Prometheus reads (OpenMetrics 1.0). docs/metrics.md lists them.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +12,8 @@ use prometheus_client::registry::Unit;
 
 use super::{Metrics, process};
 use crate::cells::{CLASSES, HANDSHAKES, Histogram, LIVES, Moved, Observed, RouteCell, RouteState};
+use crate::config::Name;
+use crate::downstream::certificates::Certificate;
 use crate::downstream::secure::Shaken;
 use crate::rejection::Cause;
 use crate::tunnel::EndedBy;
@@ -119,6 +122,11 @@ impl Metrics {
         let retried = self.sum(|cell| &cell.retried);
         let help = "Requests that were sent anew over another connection, for the kept one had ended";
         page.counter("spliceway_backend_retries", help, None, [(NONE, retried)])?;
+        let failed = Cause::ALL.iter().zip(sums(self.cells().map(|cell| cell.failed.get())));
+        // Few of the causes are a backend's: a series appears when there is something to count.
+        let failed = failed.filter(|&(_, count)| count > 0).map(|(cause, count)| ([("cause", cause.label())], count));
+        let help = "Tries at an endpoint that came to nothing; another may have answered";
+        page.counter("spliceway_backend_attempts_failed", help, None, failed)?;
         let idle: usize = self.workers.iter().map(|worker| worker.pool.len()).sum();
         page.gauge(
             "spliceway_backend_connections_idle",
@@ -136,16 +144,11 @@ impl Metrics {
         let (name, help) = ("spliceway_config_last_applied_timestamp", "When the configuration in force was taken");
         page.gauge(name, help, Some(&Unit::Seconds), [(NONE, reloads.last_applied())])?;
         let serving = self.serving();
-        let certificates: Vec<_> = serving
-            .config
-            .certificates()
-            .map(|(listener, certificate)| (listener, certificate.file.display().to_string(), certificate.valid.end))
-            .collect();
-        let expiries = certificates.iter().map(|(listener, file, end)| {
-            ([("listener", listener.as_str()), ("certificate", file.as_str())], process::seconds(*end))
-        });
         let (name, help) = ("spliceway_certificate_expiry_timestamp", "Until when a listener's certificate is valid");
-        page.gauge(name, help, Some(&Unit::Seconds), expiries)?;
+        page.expiries((name, help), "listener", serving.config.listener_certificates())?;
+        let name = "spliceway_backend_certificate_expiry_timestamp";
+        let help = "Until when the certificate is valid that backends are shown";
+        page.expiries((name, help), "upstream", serving.config.upstream_certificates())?;
         let lost = [([("cause", "queue")], losses.dropped()), ([("cause", "write")], losses.unwritten())];
         page.counter("spliceway_log_lines_lost", "Lines of the log that were lost", None, lost)?;
         let version = [([("version", env!("CARGO_PKG_VERSION"))], 1_u64)];
@@ -198,7 +201,8 @@ impl Route {
             state,
             requests: sums(cells.clone().map(|cell| cell.requests.get())),
             handshakes: sums(cells.clone().map(|cell| cell.handshakes.get())),
-            open: opened - ended,
+            // Nothing but this order holds them together: another processor may see them in the other.
+            open: opened.saturating_sub(ended),
             requests_moved: sums(cells.clone().map(|cell| moved(&cell.of_requests))),
             tunnels_moved: sums(cells.map(|cell| moved(&cell.of_tunnels))),
         }
@@ -274,6 +278,23 @@ impl Page<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Of certificates, by who shows them. A file that is named twice is told once: a series that stands there twice makes
+    /// the whole page unreadable.
+    fn expiries<'c>(
+        &mut self,
+        (name, help): (&str, &str),
+        of: &'static str,
+        certificates: impl Iterator<Item = (&'c Name, &'c Certificate)>,
+    ) -> fmt::Result {
+        let told: BTreeMap<_, _> = certificates
+            .map(|(shown_by, certificate)| ((shown_by.as_str(), certificate.file.display().to_string()), certificate))
+            .collect();
+        let values = told.iter().map(|((shown_by, file), certificate)| {
+            ([(of, *shown_by), ("certificate", file.as_str())], process::seconds(certificate.valid.end))
+        });
+        self.gauge(name, help, Some(&Unit::Seconds), values)
     }
 
     fn histogram<'h, const N: usize>(

@@ -89,7 +89,7 @@ impl Attempt<'_> {
             match self.ask_endpoint(request, &endpoint).await {
                 Ok((response, backend)) => return Ok((response, backend, endpoint)),
                 Err(Failed { rejection, unsent: Some(unsent) }) => {
-                    failure = rejection;
+                    failure = self.connection.attempt_failed(rejection);
                     request = unsent;
                 }
                 Err(Failed { rejection, unsent: None }) => return Err(rejection),
@@ -106,7 +106,7 @@ impl Attempt<'_> {
     ) -> Result<(Response<Incoming>, Connection), Failed> {
         let Some(mut backend) = self.kept(endpoint) else {
             return match self.dial.connect(endpoint).await {
-                Ok(stream) => self.ask_over(stream, request).await,
+                Ok(stream) => self.ask_over(stream, endpoint, request).await,
                 Err(error) => Err(Failed { rejection: Rejection::Connect(error), unsent: Some(request) }),
             };
         };
@@ -121,7 +121,7 @@ impl Attempt<'_> {
                 };
                 self.connection.worker.cell.retried.add(1);
                 match self.dial.connect_again(endpoint).await {
-                    Ok(stream) => self.ask_over(stream, request).await,
+                    Ok(stream) => self.ask_over(stream, endpoint, request).await,
                     Err(error) => Err(Failed { rejection: Rejection::Connect(error), unsent: Some(request) }),
                 }
             }
@@ -132,17 +132,19 @@ impl Attempt<'_> {
     fn kept(&self, endpoint: &EndpointGuard) -> Option<Connection> {
         let Upstream { config, .. } = self.upstream;
         config.pool?;
-        self.connection.worker.pool.take(endpoint.state(), config.tls.as_deref())
+        self.connection.worker.pool.take(endpoint.endpoint(), config.tls.as_deref())
     }
 
     async fn ask_over(
         &self,
         stream: TunnelIo,
+        endpoint: &EndpointGuard,
         request: Request<RequestBody>,
     ) -> Result<(Response<Incoming>, Connection), Failed> {
         self.connection.worker.cell.opened.add(1);
         let limits = &self.connection.listener.limits;
-        let mut backend = match Connection::over(stream, self.upstream.config.tls.as_deref(), limits).await {
+        let tls = self.upstream.config.tls.as_ref().map(|tls| tls.fingerprint(&endpoint.endpoint().configured));
+        let mut backend = match Connection::over(stream, tls, limits).await {
             Ok(backend) => backend,
             Err(error) => return Err(Failed { rejection: Rejection::Exchange(error), unsent: Some(request) }),
         };

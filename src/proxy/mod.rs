@@ -200,7 +200,8 @@ async fn answer(
     // Phase one: what is asked? A failure is the client's.
     let has_body = parts.method != Method::HEAD;
     let client = know_client(&parts, &connection, &mut record);
-    let target = match read_target(&parts, &connection, &mut record) {
+    let target = read_target(&parts, &connection, &mut record);
+    let target = match target.map_err(|rejection| unrouted(rejection, &parts, &mut record)) {
         // `OPTIONS *` is about the server itself (RFC 9110 section 9.3.7): no route has a say.
         Ok(target) if target.form == Form::Asterisk => {
             return Plain::from(empty(StatusCode::NO_CONTENT)).send(record.end(), connection, has_body);
@@ -298,7 +299,7 @@ fn understand(
     let route = serving
         .table
         .find(&target, &connection.listener.name, connection.scheme, &head.method, &head.headers)
-        .map_err(Rejection::Route)?;
+        .map_err(|error| unrouted(Rejection::Route(error), head, record))?;
     record.takes(serving.route_state(&route.name));
     let ask = Ask::parse(head.version, &head.method, &head.headers, &route.upgrade);
     if !matches!(ask, Ok(Ask::Plain)) {
@@ -310,6 +311,14 @@ fn understand(
         Ask::Plain if !route.plain => Err(Rejection::PlainRefused(protocols(&route.upgrade))),
         ask => Ok(Inbound { target, route: Arc::clone(route), ask, client, id: id_value(record) }),
     }
+}
+
+/// There is no route to say what may upgrade: who asks for a WebSocket is counted as such all the same.
+fn unrouted(rejection: Rejection, head: &Parts, record: &mut Record) -> Rejection {
+    if opening::asks_for_websocket(head.version, &head.headers) {
+        record.is_handshake();
+    }
+    rejection
 }
 
 fn protocols(tokens: &[Box<str>]) -> HeaderValue {

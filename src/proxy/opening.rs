@@ -79,8 +79,7 @@ impl Ask {
         headers: &HeaderMap,
         allowed: &[Box<str>],
     ) -> Result<Self, OpeningError> {
-        // "A server MUST ignore an Upgrade header field that is received in an HTTP/1.0 request."
-        if version != Version::HTTP_11 || !has_token(headers, &header::CONNECTION, "upgrade") {
+        if !may_upgrade(version, headers) {
             return Ok(Self::Plain);
         }
         let is_allowed = |token: &&[u8]| allowed.iter().any(|allowed| token.eq_ignore_ascii_case(allowed.as_bytes()));
@@ -89,6 +88,16 @@ impl Ask {
             None => Ok(Self::Plain),
         }
     }
+}
+
+/// Whether it is an opening handshake, a right one or not, by the head alone.
+pub fn asks_for_websocket(version: Version, headers: &HeaderMap) -> bool {
+    may_upgrade(version, headers) && has_token(headers, &header::UPGRADE, "websocket")
+}
+
+/// "A server MUST ignore an Upgrade header field that is received in an HTTP/1.0 request" (RFC 9110 section 7.8).
+fn may_upgrade(version: Version, headers: &HeaderMap) -> bool {
+    version == Version::HTTP_11 && has_token(headers, &header::CONNECTION, "upgrade")
 }
 
 impl UpgradeRequest {

@@ -40,7 +40,7 @@ pub async fn upgrade(
         let stream = match dial.connect(&endpoint).await {
             Ok(stream) => stream,
             Err(error) => {
-                failure = Rejection::Connect(error);
+                failure = connection.attempt_failed(Rejection::Connect(error));
                 continue;
             }
         };
@@ -52,7 +52,9 @@ pub async fn upgrade(
             Ok((exchange, response)) => {
                 return conclude(exchange, response, &inbound, &parts.method, endpoint, place).await;
             }
-            Err(Rejection::Exchange(error)) if !error.answered => failure = Rejection::Exchange(error),
+            Err(Rejection::Exchange(error)) if !error.answered => {
+                failure = connection.attempt_failed(Rejection::Exchange(error));
+            }
             Err(rejection) => return Err(rejection),
         }
     }

@@ -19,7 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::AbortHandle;
 use tokio_rustls::rustls::{self, AlertDescription};
 
-use super::tls::{Fingerprint, Tls};
+use super::tls::Fingerprint;
 use crate::config::{ClientLimits, DEFAULT_HEADERS};
 use crate::proxy::upload::RequestBody;
 use crate::tunnel::Side;
@@ -75,8 +75,8 @@ pub struct Unanswered {
 }
 
 impl Connection {
-    /// Makes ready to speak over a fresh stream, secured by `tls`. `limits` bound the heads of answers.
-    pub async fn over(io: TunnelIo, tls: Option<&Tls>, limits: &ClientLimits) -> Result<Self, ExchangeError> {
+    /// Makes ready to speak over a fresh stream, secured so. `limits` bound the heads of answers.
+    pub async fn over(io: TunnelIo, tls: Option<Fingerprint>, limits: &ClientLimits) -> Result<Self, ExchangeError> {
         let (sender, driver, come) = shake_hands(io, tls, limits).await?;
         let driving = Driving(Some(worker::spawn_driver(driver)));
         Ok(Self { sender, driving, come })
@@ -99,7 +99,7 @@ impl Connection {
         self.driving.0 = None;
     }
 
-    /// By which setting of TLS it was made; None where it is plain.
+    /// By which setting of TLS it was made, and to whom; None where it is plain.
     pub fn tls(&self) -> Option<Fingerprint> {
         self.come.tls
     }
@@ -176,12 +176,11 @@ impl Exchange {
 
 async fn shake_hands(
     io: TunnelIo,
-    tls: Option<&Tls>,
+    tls: Option<Fingerprint>,
     limits: &ClientLimits,
 ) -> Result<(SendRequest<RequestBody>, Driver, Arc<Come>), ExchangeError> {
     let buffer = BUFFER.max(limits.head_size);
-    let come =
-        Arc::new(Come { bytes: AtomicUsize::new(0), most: BUFFERS_A_HEAD * buffer, tls: tls.map(Tls::fingerprint) });
+    let come = Arc::new(Come { bytes: AtomicUsize::new(0), most: BUFFERS_A_HEAD * buffer, tls });
     let io = BackendIo { io, come: Arc::clone(&come) };
     let mut builder = Builder::new();
     builder.max_buf_size(buffer).max_header_size(limits.head_size).preserve_header_case(true);

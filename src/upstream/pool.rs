@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::endpoint::EndpointState;
+use super::endpoint::{Endpoint, EndpointState};
 use super::http1::Connection;
 use super::tls::{Fingerprint, Tls};
 use crate::config;
@@ -22,8 +22,8 @@ pub struct Pool {
     count: AtomicUsize,
 }
 
-/// The endpoint whose connections they are, whose state is one for all configurations, and how they are secured: a request
-/// goes over none that its own configuration would not have made.
+/// The endpoint whose connections they are, whose state is one for all configurations, and how they are secured, the name that
+/// was verified included: a request goes over none that its own configuration would not have made.
 type EndpointKey = (usize, Option<Fingerprint>);
 
 #[derive(Debug)]
@@ -37,10 +37,11 @@ struct Idle {
 
 impl Pool {
     /// The connection to that endpoint, secured so, that was used last and is alive; older ones are more likely to be dead.
-    pub fn take(&self, endpoint: &Arc<EndpointState>, tls: Option<&Tls>) -> Option<Connection> {
+    pub fn take(&self, endpoint: &Endpoint, tls: Option<&Tls>) -> Option<Connection> {
         let now = Instant::now();
         let mut idle = self.lock();
-        let of_endpoint = idle.get_mut(&key(endpoint, tls.map(Tls::fingerprint)))?;
+        let secured = tls.map(|tls| tls.fingerprint(&endpoint.configured));
+        let of_endpoint = idle.get_mut(&key(&endpoint.state, secured))?;
         let usable = |idle: &Idle| !idle.is_too_old(now) && idle.connection.is_ready();
         let index = of_endpoint.iter().rposition(usable)?;
         self.count.fetch_sub(1, Ordering::Relaxed);

@@ -4,16 +4,19 @@
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::ready;
+use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::digest;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{ClientSessionStore, Resumption};
+use rustls::client::{ClientSessionStore, Resumption, WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, InvalidMessage, RootCertStore, SignatureScheme};
 use tokio::net::TcpStream;
@@ -22,7 +25,7 @@ use tokio_rustls::{TlsConnector, rustls};
 use super::endpoint::Endpoint;
 use super::sessions::Sessions;
 use crate::config::EndpointAddress;
-use crate::downstream::certificates::{Certificate, TlsError, read_certificates};
+use crate::downstream::certificates::{Certificate, TlsError, read_certificates, validity};
 use crate::downstream::tls::{Settings, provider};
 use crate::tunnel::io::TunnelIo;
 use crate::tunnel::paced::Paced;
@@ -36,10 +39,12 @@ pub struct Tls {
     server_name: Option<ServerName<'static>>,
     /// None where no certificate is verified, and so none can expire.
     sessions: Option<Arc<Sessions>>,
+    own: Option<Certificate>,
     fingerprint: Fingerprint,
 }
 
-/// A digest of all that a setting consists of: who is trusted, what name is asked for, the gateway's own certificate and key.
+/// A digest of all that a setting consists of: who is trusted, what name is asked for, the gateway's own certificate and key;
+/// and of a connection, whom it was made to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Fingerprint([u8; 32]);
 
@@ -56,6 +61,8 @@ pub enum Trust {
 #[derive(Clone)]
 pub struct Authorities {
     roots: Arc<RootCertStore>,
+    /// Those that are named one by one, in a file.
+    named: Arc<[CertificateDer<'static>]>,
     digest: Fingerprint,
 }
 
@@ -94,7 +101,11 @@ impl Tls {
             .map_err(TlsError::Refused)?;
         let sessions = matches!(trust, Trust::Authorities(_)).then(Arc::<Sessions>::default);
         let builder = match trust {
-            Trust::Authorities(authorities) => builder.with_root_certificates(authorities.roots),
+            Trust::Authorities(Authorities { roots, named, .. }) => {
+                let webpki = WebPkiServerVerifier::builder_with_provider(roots, provider).build();
+                let webpki = webpki.map_err(|error| TlsError::Refused(rustls::Error::General(error.to_string())))?;
+                builder.dangerous().with_custom_certificate_verifier(Arc::new(Verified { webpki, named }))
+            }
             Trust::Anybody => builder.dangerous().with_custom_certificate_verifier(Arc::new(Unverified(provider))),
         };
         let mut config = match own {
@@ -109,12 +120,28 @@ impl Tls {
         if let Some(sessions) = &sessions {
             config.resumption = Resumption::store(Arc::clone(sessions) as Arc<dyn ClientSessionStore>);
         }
-        Ok(Self { connector: Arc::new(config).into(), server_name, sessions, fingerprint })
+        let (connector, own) = (Arc::new(config).into(), own.cloned());
+        Ok(Self { connector, server_name, sessions, own, fingerprint })
     }
 
-    /// What tells this setting from others.
-    pub fn fingerprint(&self) -> Fingerprint {
-        self.fingerprint
+    /// The certificate that backends are shown.
+    pub fn certificate(&self) -> Option<&Certificate> {
+        self.own.as_ref()
+    }
+
+    /// What tells a connection to that endpoint, made by this setting, from others: the name that was verified is part of it.
+    pub fn fingerprint(&self, endpoint: &EndpointAddress) -> Fingerprint {
+        if self.server_name.is_some() {
+            return self.fingerprint;
+        }
+        let mut digest = Digest::new();
+        digest.put(&self.fingerprint.0);
+        match endpoint {
+            EndpointAddress::Socket(SocketAddr::V4(four)) => digest.put(&four.ip().octets()),
+            EndpointAddress::Socket(SocketAddr::V6(six)) => digest.put(&six.ip().octets()),
+            EndpointAddress::Named(name, _) => digest.put(name.as_bytes()),
+        }
+        digest.finish()
     }
 
     /// The TLS handshake with an endpoint. Who calls this bounds it in time.
@@ -157,7 +184,8 @@ impl Authorities {
         for certificate in &certificates {
             roots.add(certificate.clone()).map_err(|_| TlsError::BadCertificate(path.into()))?;
         }
-        Ok(Self::new(roots, certificates))
+        let named = certificates.clone().into();
+        Ok(Self { named, ..Self::new(roots, certificates) })
     }
 
     /// Those that the system trusts. Among hundreds there may be one that cannot be understood: it trusts nobody.
@@ -177,7 +205,7 @@ impl Authorities {
         certificates.sort_unstable_by(|one, other| one.as_ref().cmp(other));
         let mut digest = Digest::new();
         certificates.iter().for_each(|certificate| digest.put(certificate));
-        Self { roots: Arc::new(roots), digest: digest.finish() }
+        Self { roots: Arc::new(roots), named: Arc::default(), digest: digest.finish() }
     }
 }
 
@@ -208,6 +236,74 @@ impl Digest {
     fn finish(self) -> Fingerprint {
         Fingerprint(self.0.finish().as_ref().try_into().expect("SHA-256 has 32 bytes"))
     }
+}
+
+/// Takes what WebPKI takes, and a certificate that the configuration itself names. Of one that is an authority's, too, as
+/// `openssl req -x509` makes them, WebPKI says that it is no server's, however it is trusted.
+#[derive(Debug)]
+struct Verified {
+    webpki: Arc<WebPkiServerVerifier>,
+    named: Arc<[CertificateDer<'static>]>,
+}
+
+impl ServerCertVerifier for Verified {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        match self.webpki.verify_server_cert(leaf, intermediates, name, ocsp_response, now) {
+            Err(rustls::Error::InvalidCertificate(CertificateError::Other(_)))
+                if self.named.iter().any(|named| named == leaf) =>
+            {
+                verify_by_itself(leaf, name, now)
+            }
+            verified => verified,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.webpki.verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.webpki.verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.webpki.supported_verify_schemes()
+    }
+}
+
+/// What is left to verify of a certificate that is trusted as it stands: its name and its time.
+fn verify_by_itself(
+    leaf: &CertificateDer<'_>,
+    name: &ServerName<'_>,
+    now: UnixTime,
+) -> Result<ServerCertVerified, rustls::Error> {
+    let valid = validity(leaf).ok_or(CertificateError::BadEncoding)?;
+    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(now.as_secs());
+    if valid.end < now {
+        return Err(CertificateError::Expired.into());
+    }
+    if now < valid.start {
+        return Err(CertificateError::NotValidYet.into());
+    }
+    verify_server_name(&ParsedCertificate::try_from(leaf)?, name)?;
+    Ok(ServerCertVerified::assertion())
 }
 
 /// Takes every certificate. The signatures of the TLS handshake are verified all the same: without them, the one that answers
@@ -304,6 +400,10 @@ impl fmt::Display for TlsFailure {
             Self::NotYetValid => f.write_str("the backend's certificate is not valid yet"),
             Self::OtherName(name) => write!(f, "the backend's certificate is not for {}", name.to_str()),
             Self::Foreign => f.write_str("the backend's certificate was issued by nobody who is trusted"),
+            // What WebPKI says has no other words.
+            Self::BadCertificate(CertificateError::Other(error)) => {
+                write!(f, "the backend's certificate cannot be accepted: {error}")
+            }
             Self::BadCertificate(error) => write!(f, "the backend's certificate cannot be accepted: {error}"),
             Self::NotTls => f.write_str("what the backend sent first is not TLS"),
             Self::Broken(error) => write!(f, "the TLS handshake with the backend failed: {error}"),
