@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, fchmod};
@@ -64,14 +64,23 @@ fn make_room(path: &Path) -> Result<(), Why> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(Why::Failed(error)),
         Ok(metadata) if !metadata.file_type().is_socket() => Err(Why::NoSocket),
-        Ok(_) => match UnixStream::connect(path) {
-            Ok(_) => Err(Why::InUse),
+        Ok(_) => match knock(path) {
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                 fs::remove_file(path).map_err(Why::Failed)
             }
+            // One who does not accept, with as many waiting as it lets wait, is there all the same.
+            Ok(()) => Err(Why::InUse),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(Why::InUse),
             Err(error) => Err(Why::Failed(error)),
         },
     }
+}
+
+/// Connects, and does not wait until it may.
+fn knock(path: &Path) -> io::Result<()> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    Ok(rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?)
 }
 
 fn listen(path: &Path) -> io::Result<UnixListener> {
