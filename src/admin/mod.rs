@@ -14,12 +14,12 @@ use hyper::body::Incoming;
 use serde_json::{Value, json};
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
 use self::socket::AdminSocket;
 use crate::change::Difference;
 use crate::metrics::Metrics;
+use crate::own_http::press::Press;
 use crate::own_http::{EXHAUSTED_PAUSE, Open, other_method, plain, response};
 use crate::proxy::body::Body;
 use crate::reload::{Applied, ReloadError, Reloaded};
@@ -48,7 +48,8 @@ impl Admin {
 
     /// Serves for ever.
     pub async fn serve(self, metrics: Arc<Metrics>, reloads: mpsc::UnboundedSender<Asker>) {
-        let desk = Arc::new(Desk { metrics, reloads });
+        let status = Press::new(move || Ok(format!("{}\n", status::of(&metrics))));
+        let desk = Arc::new(Desk { status, reloads });
         let mut open = Open::default();
         loop {
             match self.listener.accept().await {
@@ -68,7 +69,7 @@ impl Admin {
 /// What is answered.
 #[derive(Debug)]
 struct Desk {
-    metrics: Arc<Metrics>,
+    status: Press,
     reloads: mpsc::UnboundedSender<Asker>,
 }
 
@@ -84,9 +85,9 @@ impl Desk {
     }
 
     /// Not on this thread: there may be ten thousand routes.
-    async fn status(self: Arc<Self>) -> Response<Body> {
-        match spawn_blocking(move || status::of(&self.metrics)).await {
-            Ok(status) => json_response(StatusCode::OK, &status),
+    async fn status(&self) -> Response<Body> {
+        match self.status.page().await {
+            Ok(status) => response(StatusCode::OK, JSON, status),
             Err(error) => {
                 tracing::error!(%error, "the status cannot be told");
                 plain(StatusCode::INTERNAL_SERVER_ERROR, "the status cannot be told\n")

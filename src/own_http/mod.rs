@@ -2,8 +2,12 @@
 //!
 //! Whoever asks is bounded: so many connections, each for one request and so long.
 
+pub mod press;
+
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,8 +24,8 @@ use tokio::time::timeout;
 use crate::downstream::linger;
 use crate::proxy::body::Body;
 
-/// Connections that may be open. For one more the oldest is closed: who asks in good faith has its answer long before its
-/// turn, however many say nothing.
+/// Connections that may be open. For one more the oldest is closed that waits for no answer of ours: who asks in good faith
+/// has it before its turn, however many say nothing.
 const MOST_OPEN: usize = 32;
 
 /// The most that a head may have.
@@ -36,7 +40,15 @@ const TEXT: &str = "text/plain; charset=utf-8";
 #[derive(Debug, Default)]
 pub struct Open {
     tasks: JoinSet<()>,
-    oldest_first: VecDeque<AbortHandle>,
+    oldest_first: VecDeque<Connection>,
+}
+
+/// One of them.
+#[derive(Debug)]
+struct Connection {
+    task: AbortHandle,
+    /// Whether its request has come and its answer is not there yet. A reload is not given up for those who only connect.
+    is_awaited: Arc<AtomicBool>,
 }
 
 impl Open {
@@ -48,29 +60,45 @@ impl Open {
         A: Future<Output = Response<Body>> + Send,
     {
         while self.tasks.try_join_next().is_some() {}
-        self.oldest_first.retain(|connection| !connection.is_finished());
-        if self.oldest_first.len() == MOST_OPEN
-            && let Some(oldest) = self.oldest_first.pop_front()
-        {
-            oldest.abort();
+        self.oldest_first.retain(|connection| !connection.task.is_finished());
+        if self.oldest_first.len() == MOST_OPEN {
+            let in_the_way = self.oldest_first.iter().position(|connection| !connection.is_awaited());
+            // Where all have asked, it is the oldest all the same: they ask without end.
+            if let Some(closed) = self.oldest_first.remove(in_the_way.unwrap_or(0)) {
+                closed.task.abort();
+            }
         }
-        self.oldest_first.push_back(self.tasks.spawn(async move {
+        let is_awaited = Arc::<AtomicBool>::default();
+        let awaited = Arc::clone(&is_awaited);
+        let task = self.tasks.spawn(async move {
             // Too late is over: what is left of it is dropped.
-            let _ = timeout(deadline, converse(stream, answer)).await;
-        }));
+            let _ = timeout(deadline, converse(stream, answer, &awaited)).await;
+        });
+        self.oldest_first.push_back(Connection { task, is_awaited });
+    }
+}
+
+impl Connection {
+    fn is_awaited(&self) -> bool {
+        self.is_awaited.load(Ordering::Relaxed)
     }
 }
 
 /// One request and its answer.
-async fn converse<S, F, A>(stream: S, answer: F)
+async fn converse<S, F, A>(stream: S, answer: F, is_awaited: &AtomicBool)
 where
     S: AsyncRead + AsyncWrite + Unpin,
     F: Fn(Request<Incoming>) -> A,
     A: Future<Output = Response<Body>>,
 {
     let service = service_fn(move |request| {
+        is_awaited.store(true, Ordering::Relaxed);
         let answer = answer(request);
-        async move { Ok::<_, Infallible>(answer.await) }
+        async move {
+            let answer = answer.await;
+            is_awaited.store(false, Ordering::Relaxed);
+            Ok::<_, Infallible>(answer)
+        }
     });
     let mut builder = http1::Builder::new();
     builder.keep_alive(false).header_read_timeout(None).max_buf_size(HEAD);
