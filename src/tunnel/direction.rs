@@ -125,6 +125,7 @@ impl Direction {
                     match read.filled() {
                         [] => State::Ending,
                         bytes => {
+                            turns::message();
                             self.cursor.advance(bytes);
                             write_through(bytes, to, &mut self.moved, cx).map_err(Break::Sink)?
                         }

@@ -16,6 +16,7 @@ use super::io::TunnelIo;
 use super::{EndedBy, Holds, Side, TunnelEnd};
 use crate::config::ExchangeTimeouts;
 use crate::service::echo::{self, EchoEnd};
+use crate::turns;
 
 /// Echoes until the client or the clock ends it.
 pub async fn echo(client: Side, max_message: usize, timeouts: ExchangeTimeouts, mut holds: Holds) {
@@ -154,6 +155,7 @@ impl AsyncRead for Stream {
         progress.truncated = truncated;
         let read = (buffer.filled().len() - before) as u64;
         if read > 0 {
+            turns::message();
             progress.sent += read;
             // After our end what still comes is thrown away: it keeps nothing alive.
             if progress.writing.ended.is_none() {
