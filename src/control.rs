@@ -13,7 +13,7 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::{Interval, MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep, sleep_until};
 
 use crate::admin::socket::AdminSocket;
 use crate::admin::{Admin, Asker};
@@ -26,7 +26,7 @@ use crate::metrics::Metrics;
 use crate::metrics::http::Served;
 use crate::proxy::Serving;
 use crate::record::Sink;
-use crate::reload::{Applied, ReloadError, Retired, Source};
+use crate::reload::{Applied, Fates, ReloadError, Retired, Source};
 use crate::telemetry::{Dropped, Output};
 use crate::upstream::resolve::{self, Departed};
 use crate::upstream::{EndpointStates, Upstream};
@@ -76,6 +76,8 @@ pub struct Tasks {
     departures: Option<mpsc::UnboundedSender<Departed>>,
     /// Configurations that were replaced and are still in use.
     pub retired: Vec<Retired>,
+    /// Tunnels that have until then to end by themselves.
+    pub draining: Vec<(Instant, Arc<Fates>)>,
 }
 
 impl Tasks {
@@ -84,6 +86,17 @@ impl Tasks {
         // Those that are done are forgotten here, at the latest.
         while self.running.try_join_next().is_some() {}
         self.running.spawn(task)
+    }
+
+    /// Waits until the time of some tunnels is over.
+    fn drained(&self) -> impl Future<Output = ()> + use<> {
+        let next = self.draining.iter().map(|(until, _)| *until).min();
+        async move {
+            match next {
+                Some(until) => sleep_until(until).await,
+                None => std::future::pending().await,
+            }
+        }
     }
 }
 
@@ -184,6 +197,7 @@ impl Control {
         tracing::info!(deadline = ?self.drain.deadline, open = self.open_entries(), "draining");
         tell_service_manager(NotifyState::Stopping);
         // The workers take what waits in the queues; their duplicates keep the sockets open until they have.
+        self.addresses.all().for_each(|(_, listening)| listening.close_door());
         self.addresses = Addresses::default();
         self.tell(|| Message::Drain);
         self.until_drained(&mut signals, &mut stop, &mut asked).await;
@@ -244,6 +258,10 @@ impl Control {
                 Some(asker) = asked.recv() => askers.push(asker),
                 Some((upstream, gone)) = departed.recv() => {
                     self.see_to_departed(gone, upstream.config.on_removed);
+                    continue;
+                }
+                () = self.tasks.drained() => {
+                    self.end_drained();
                     continue;
                 }
                 _ = free.tick() => {

@@ -2,14 +2,13 @@
 //! whole, or not at all. What a request or a tunnel began with, it keeps; a tunnel is touched only when its own route or
 //! endpoint has changed or is gone, and then as that says.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::sleep;
+use tokio::time::Instant;
 
 use crate::change::{Changes, Difference};
 use crate::config::{Config, ConfigError, Name, TunnelPolicy};
@@ -110,6 +109,7 @@ impl Control {
 
         self.resize(connections, config);
         self.restyle(config);
+        self.addresses.not_in(&addresses).for_each(|(_, listening)| listening.close_door());
         let (serving, before) = (Arc::new(serving), Arc::clone(&self.serving));
         let (done, mut all_done) = mpsc::channel(1);
         for (worker, opened) in self.workers.iter().zip(opened) {
@@ -164,7 +164,7 @@ impl Control {
     /// Sees to the tunnels of a configuration that was replaced: now, and again when its last request has been answered and
     /// may have become one.
     fn retire(&mut self, before: Arc<Serving>, routes: HashMap<Name, (TunnelPolicy, Order)>) {
-        let fates = Fates::new(&before, &self.serving, routes);
+        let fates = Arc::new(Fates::new(&before, &self.serving, routes));
         self.see_to(&fates);
         self.states.forget_unused();
         self.tasks.retired.push(Retired { serving: before, fates });
@@ -181,34 +181,49 @@ impl Control {
     /// The tunnels of endpoints that have left their name.
     pub fn see_to_departed(&mut self, gone: Vec<Arc<EndpointState>>, policy: TunnelPolicy) {
         let endpoints = gone.into_iter().map(|state| (state, policy)).collect();
-        self.see_to(&Fates { before: u64::MAX, routes: HashMap::new(), endpoints });
+        self.see_to(&Arc::new(Fates { before: u64::MAX, routes: HashMap::new(), endpoints }));
         self.states.forget_unused();
     }
 
-    fn see_to(&mut self, fates: &Fates) {
+    fn see_to(&mut self, fates: &Arc<Fates>) {
         if fates.spare_all() {
             return;
         }
-        let mut draining = Vec::new();
+        let mut draining = 0;
         for worker in &self.workers {
             for (tunnel, (policy, order)) in worker.context.registry.tunnels_of(|belongs| fates.of(belongs)) {
                 match policy {
                     TunnelPolicy::Keep => {}
-                    TunnelPolicy::Drain => draining.push((tunnel, order)),
+                    TunnelPolicy::Drain => draining += 1,
                     TunnelPolicy::Close => give(&tunnel, order),
                 }
             }
         }
-        if !draining.is_empty() {
-            tracing::info!(tunnels = draining.len(), deadline = ?self.drain.deadline, "draining tunnels of what has changed");
-            self.tasks.spawn(end_after(self.drain.deadline, draining));
+        if draining > 0 {
+            tracing::info!(tunnels = draining, deadline = ?self.drain.deadline, "draining tunnels of what has changed");
+            self.tasks.draining.push((Instant::now() + self.drain.deadline, Arc::clone(fates)));
         }
     }
-}
 
-async fn end_after(deadline: Duration, tunnels: Vec<(Weak<Entry>, Order)>) {
-    sleep(deadline).await;
-    tunnels.iter().for_each(|(tunnel, order)| give(tunnel, *order));
+    /// Ends the tunnels whose time is over; not those of an endpoint that has come back meanwhile, as one does that a name has
+    /// at one look-up and has not at the next.
+    pub fn end_drained(&mut self) {
+        let now = Instant::now();
+        let here: Vec<_> = self.serving.upstreams().flat_map(|upstream| upstream.endpoints().to_vec()).collect();
+        let is_here: HashSet<_> = here.iter().map(|endpoint| Arc::as_ptr(&endpoint.state)).collect();
+        for (_, fates) in self.tasks.draining.extract_if(.., |(until, _)| *until <= now) {
+            for worker in &self.workers {
+                let of_drained = |belongs: &Belongs| {
+                    let (policy, order) = fates.of(belongs)?;
+                    let is_back = || belongs.endpoint.as_ref().is_some_and(|own| is_here.contains(&Arc::as_ptr(own)));
+                    let is_spared = matches!(order, Order::EndpointRemoved) && is_back();
+                    (policy == TunnelPolicy::Drain && !is_spared).then_some(order)
+                };
+                let over = worker.context.registry.tunnels_of(of_drained);
+                over.iter().for_each(|(tunnel, order)| give(tunnel, *order));
+            }
+        }
+    }
 }
 
 fn give(tunnel: &Weak<Entry>, order: Order) {
@@ -221,12 +236,12 @@ fn give(tunnel: &Weak<Entry>, order: Order) {
 #[derive(Debug)]
 pub struct Retired {
     serving: Arc<Serving>,
-    fates: Fates,
+    fates: Arc<Fates>,
 }
 
 /// What becomes of the tunnels of a configuration that was replaced.
 #[derive(Debug)]
-struct Fates {
+pub struct Fates {
     /// Tunnels that began with this configuration or a later one have nothing to do with it.
     before: u64,
     routes: HashMap<Name, (TunnelPolicy, Order)>,
@@ -237,7 +252,7 @@ impl Fates {
     fn new(old: &Serving, new: &Serving, routes: HashMap<Name, (TunnelPolicy, Order)>) -> Self {
         let mut endpoints = Vec::new();
         for upstream in old.upstreams() {
-            let now = new.upstreams().find(|now| now.config.name == upstream.config.name);
+            let now = new.upstream_of(&upstream.config.name);
             // As with a route: where the upstream is still there, its word is the one that it has now.
             let policy = now.unwrap_or(upstream).config.on_removed;
             let gone = departed(&upstream.endpoints(), &now.map(|now| now.endpoints()).unwrap_or_default());

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{SendFlags, SocketFlags};
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, TcpKeepalive, Type};
 
 use crate::config::{Bind, Tcp};
 use crate::downstream::addr::{ClientAddr, ListenAddr};
@@ -24,6 +24,15 @@ const KEEPALIVE_PROBES: u32 = 3;
 /// is at work on them for longer than the stall. Two of the blocks that a tunnel writes, so that one is there while the
 /// next is fetched.
 const UNSENT: u32 = 128 * 1024;
+
+/// A filter that drops segments with SYN (RFC 9293 section 3.1: bit 1 of byte 13) and lets all others pass. A filter sees a
+/// segment from the header of TCP on. Who is dropped tries again a second later, and then finds nobody.
+const WITHOUT_SYN: [SockFilter; 4] = [
+    SockFilter::new(0x30, 0, 0, 13),       // load the byte at 13
+    SockFilter::new(0x45, 0, 1, 0x02),     // has it this bit?
+    SockFilter::new(0x06, 0, 0, 0),        // yes: keep no byte of the segment
+    SockFilter::new(0x06, 0, 0, u32::MAX), // no: all
+];
 
 /// The listening sockets of one address: one for each worker.
 #[derive(Debug)]
@@ -130,6 +139,17 @@ impl Listening {
     /// One more descriptor of one worker's socket, to accept with.
     pub fn of_worker(&self, worker: usize) -> io::Result<OwnedFd> {
         self.sockets[worker].try_clone()
+    }
+
+    /// Lets nobody begin to connect any more, on any of its sockets; who has begun comes through. Its sockets are drained
+    /// and closed one by one, and the kernel spreads who comes over all that are open: it would put them into queues that
+    /// have been looked at for the last time, and reset them when these are closed.
+    pub fn close_door(&self) {
+        for socket in &self.sockets {
+            if let Err(error) = SockRef::from(socket).attach_filter(&WITHOUT_SYN) {
+                tracing::error!(address = %self.address, %error, "who connects just now may be reset");
+            }
+        }
     }
 
     /// Connections that are accepted from now on have these options. Best effort: the address is being served.

@@ -5,13 +5,14 @@
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::cells::Cell;
+use crate::config;
 use crate::downstream::addr::ListenAddr;
 use crate::downstream::connection::{self, Accepted};
 use crate::downstream::listener::{Listener, Policy};
@@ -70,7 +71,14 @@ pub struct Context {
     pub pool: Pool,
     /// How far its life is.
     pub stage: watch::Sender<Stage>,
-    serving: Mutex<Arc<Serving>>,
+    in_force: Mutex<InForce>,
+}
+
+/// A configuration, and which listener has which address by it.
+#[derive(Debug)]
+struct InForce {
+    serving: Arc<Serving>,
+    listeners: HashMap<ListenAddr, Arc<config::Listener>>,
 }
 
 impl Context {
@@ -83,18 +91,28 @@ impl Context {
             tunnels,
             pool: Pool::default(),
             stage: watch::Sender::new(Stage::Serving),
-            serving: Mutex::new(serving),
+            in_force: Mutex::new(InForce { serving, listeners: HashMap::new() }),
         }
     }
 
     /// The configuration as it is now; a request keeps the one that it began with.
     pub fn serving(&self) -> Arc<Serving> {
-        Arc::clone(&self.serving.lock().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.lock().serving)
     }
 
-    fn serve_by(&self, serving: Arc<Serving>) {
+    /// The same, and the listener that has this address by it.
+    pub fn in_force(&self, address: ListenAddr) -> (Arc<Serving>, Option<Arc<config::Listener>>) {
+        let in_force = self.lock();
+        (Arc::clone(&in_force.serving), in_force.listeners.get(&address).cloned())
+    }
+
+    fn serve_by(&self, serving: Arc<Serving>, listeners: HashMap<ListenAddr, Arc<config::Listener>>) {
         // The control thread holds the old one until nobody else does: ten thousand routes are not freed here.
-        *self.serving.lock().unwrap_or_else(PoisonError::into_inner) = serving;
+        *self.lock() = InForce { serving, listeners };
+    }
+
+    fn lock(&self) -> MutexGuard<'_, InForce> {
+        self.in_force.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether new work is refused.
@@ -161,7 +179,8 @@ impl Accepting {
     /// Takes another configuration, in one step: no connection and no request meets half of it.
     fn serve(&mut self, change: Change, context: &Arc<Context>) {
         let Change { serving, policies, opened, done } = change;
-        context.serve_by(serving);
+        let listeners = policies.iter().map(|(address, policy)| (*address, Arc::clone(&policy.config)));
+        context.serve_by(serving, listeners.collect());
         let mut opened: HashMap<_, _> = opened.into_iter().collect();
         let mut before = std::mem::take(&mut self.open);
         for (address, policy) in policies {

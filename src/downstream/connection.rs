@@ -28,8 +28,8 @@ use super::secure::{Insecure, Secured, Shown, secure};
 use super::timing::{Passing, Timing};
 use super::watched::Watched;
 use crate::config::{Listener, Scheme};
-use crate::proxy::Switching;
 use crate::proxy::body::Body;
+use crate::proxy::{Serving, Switching};
 use crate::record::Record;
 use crate::registry::{Entry, Order};
 use crate::rejection::{ConnectionFault, Rejection};
@@ -318,6 +318,13 @@ impl ConnContext {
         }
     }
 
+    /// What its next request is served by: the configuration in force, and in that the listener that has its address now. An
+    /// address that is configured no longer stays the one's that it was.
+    pub fn in_force(&self) -> (Arc<Serving>, Arc<Listener>) {
+        let (serving, listener) = self.worker.in_force(self.local);
+        (serving, listener.unwrap_or_else(|| Arc::clone(&self.listener)))
+    }
+
     /// A record of this connection.
     pub fn record(&self) -> Record {
         Record::begin(&self.worker.sink, &self.worker.cell, self.client, &self.listener.name)
@@ -421,6 +428,7 @@ mod tests {
         // 1536, and what moves into a tunnel holds on to the configuration that it begins with.
         assert!(connection <= 1576, "{connection}");
         let request = size(crate::proxy::handle);
-        assert!(request <= 7456, "{request}");
+        // 7456, and the listener that has the connection's address by now.
+        assert!(request <= 7488, "{request}");
     }
 }

@@ -24,6 +24,9 @@ use crate::worker::{self, Stage};
 /// How long accepting pauses when the machine has nothing left to accept with.
 const EXHAUSTED_PAUSE: Duration = Duration::from_secs(1);
 
+/// How long who has begun to connect when the door was closed may take: a round trip.
+const IN_FLIGHT: Duration = Duration::from_millis(100);
+
 /// One socket of one worker, and what comes in by it.
 #[derive(Debug)]
 pub struct Listener {
@@ -68,6 +71,9 @@ impl Listener {
                 () = queue.serve_next() => {}
             }
         }
+        // Nobody begins to connect any more: the control thread has closed the door.
+        queue.serve_rest();
+        sleep(IN_FLIGHT).await;
         queue.serve_rest();
     }
 }

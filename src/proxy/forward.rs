@@ -234,7 +234,7 @@ pub fn prepare(
     head.uri = Uri::from(inbound.target.path_and_query());
     let told = Told {
         client: inbound.client,
-        trusted: &connection.listener.trusted_proxies,
+        trusted: &inbound.listener.trusted_proxies,
         scheme: connection.scheme,
         host,
         port: connection.local.0.port(),

@@ -44,7 +44,9 @@ use self::route::RouteTable;
 use self::target::{Form, Target};
 use self::upload::Progress;
 use crate::cells::{RouteState, RouteStates};
-use crate::config::{self, Action, Config, ExchangeTimeouts, Name, Piece, Redirect, Respond, Route, Service, Template};
+use crate::config::{
+    self, Action, Config, ExchangeTimeouts, Listener, Name, Piece, Redirect, Respond, Route, Scheme, Service, Template,
+};
 use crate::downstream::connection::ConnContext;
 use crate::downstream::seat::Seat;
 use crate::record::Record;
@@ -110,9 +112,14 @@ impl Serving {
         self.routes.get(name).expect("every route of the table has its state")
     }
 
+    /// The upstream of that name, where there is one.
+    pub fn upstream_of(&self, name: &Name) -> Option<&Arc<Upstream>> {
+        self.upstreams.get(name)
+    }
+
     /// One of its upstreams.
     pub fn upstream(&self, name: &Name) -> &Upstream {
-        self.upstreams.get(name).expect("resolve has refused routes to upstreams that do not exist")
+        self.upstream_of(name).expect("resolve has refused routes to upstreams that do not exist")
     }
 }
 
@@ -127,6 +134,8 @@ pub struct Inbound {
     pub ask: Ask,
     /// Who it is from.
     pub client: Client,
+    /// Where it came in, as that is now.
+    pub listener: Arc<Listener>,
     /// The id as the backend is told it.
     pub id: HeaderValue,
 }
@@ -194,12 +203,12 @@ async fn answer(
     connection: Arc<ConnContext>,
 ) -> Response<Body> {
     let upgrade = hyper::upgrade::on(&mut request);
-    let serving = connection.worker.serving();
+    let (serving, listener) = connection.in_force();
     let (parts, body) = request.into_parts();
 
     // Phase one: what is asked? A failure is the client's.
     let has_body = parts.method != Method::HEAD;
-    let client = know_client(&parts, &connection, &mut record);
+    let client = know_client(&parts, &connection, &listener, &mut record);
     let target = read_target(&parts, &connection, &mut record);
     let target = match target.map_err(|rejection| unrouted(rejection, &parts, &mut record)) {
         // `OPTIONS *` is about the server itself (RFC 9110 section 9.3.7): no route has a say.
@@ -209,7 +218,7 @@ async fn answer(
         Ok(target) => target,
         Err(rejection) => return reject(&rejection, record.end(), connection, has_body),
     };
-    let inbound = match understand(target, client, &parts, &connection, &serving, &mut record) {
+    let inbound = match understand(target, client, &parts, connection.scheme, listener, &serving, &mut record) {
         Ok(inbound) => inbound,
         Err(rejection) => return reject(&rejection, record.end(), connection, has_body),
     };
@@ -278,8 +287,8 @@ fn read_target(head: &Parts, connection: &ConnContext, record: &mut Record) -> R
 }
 
 /// Who it is from, and by which id it is known: by the word of a trusted proxy, or by the connection alone.
-fn know_client(head: &Parts, connection: &ConnContext, record: &mut Record) -> Client {
-    let client = Client::find(connection.client.0.ip(), &head.headers, &connection.listener.trusted_proxies);
+fn know_client(head: &Parts, connection: &ConnContext, listener: &Listener, record: &mut Record) -> Client {
+    let client = Client::find(connection.client.0.ip(), &head.headers, &listener.trusted_proxies);
     record.comes_from(client.address);
     if let Some(id) = forwarded::id(&head.headers, &client) {
         record.keep_id(id);
@@ -292,13 +301,14 @@ fn understand(
     target: Target,
     client: Client,
     head: &Parts,
-    connection: &ConnContext,
+    scheme: Scheme,
+    listener: Arc<Listener>,
     serving: &Serving,
     record: &mut Record,
 ) -> Result<Inbound, Rejection> {
     let route = serving
         .table
-        .find(&target, &connection.listener.name, connection.scheme, &head.method, &head.headers)
+        .find(&target, &listener.name, scheme, &head.method, &head.headers)
         .map_err(|error| unrouted(Rejection::Route(error), head, record))?;
     record.takes(serving.route_state(&route.name));
     let ask = Ask::parse(head.version, &head.method, &head.headers, &route.upgrade);
@@ -309,7 +319,7 @@ fn understand(
     match ask {
         Ask::Plain if !route.plain && route.upgrade.is_empty() => Err(Rejection::Route(route::RouteError::NotFound)),
         Ask::Plain if !route.plain => Err(Rejection::PlainRefused(protocols(&route.upgrade))),
-        ask => Ok(Inbound { target, route: Arc::clone(route), ask, client, id: id_value(record) }),
+        ask => Ok(Inbound { target, route: Arc::clone(route), ask, client, listener, id: id_value(record) }),
     }
 }
 
