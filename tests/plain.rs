@@ -663,10 +663,12 @@ fn slow_downloads_do_not_block_others() {
 /// hyper's client of a backend and its server towards the client both write whatever trailers are announced.
 #[test]
 fn trailers_carry_nothing_that_headers_may_not() {
-    const TRAILERS: &str = "X-Forwarded-For: 6.6.6.6\r\nX-Real-IP: 6.6.6.6\r\nX-Request-Id: forged\r\nConnection: close\r\n\
+    const TRAILERS: &str = "X-Forwarded-For: 6.6.6.6\r\nX-Real-IP: 6.6.6.6\r\nX-Request-Id: forged\r\n\
+                            X-Client-Cert-Subject: CN=root\r\nX-Client-Cert-Fingerprint: 00\r\nConnection: close\r\n\
                             X-Named: 1\r\nUpgrade: websocket\r\nX-Sum: 1\r\n\r\n";
     const ANNOUNCED: &str = "Transfer-Encoding: chunked\r\nConnection: X-Named\r\n\
-                             Trailer: X-Forwarded-For, X-Real-IP, X-Request-Id, Connection, X-Named, Upgrade, X-Sum\r\n";
+                             Trailer: X-Forwarded-For, X-Real-IP, X-Request-Id, X-Client-Cert-Subject\r\n\
+                             Trailer: X-Client-Cert-Fingerprint, Connection, X-Named, Upgrade, X-Sum\r\n";
     let backend = Backend::start(|mut peer| {
         let head = peer.read_head();
         assert_eq!(header(&head, "trailer"), Some("X-Sum"), "{head}");
