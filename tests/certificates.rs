@@ -5,7 +5,7 @@ mod support;
 
 use std::io::Write;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
@@ -18,11 +18,12 @@ use rustls::{
     AlertDescription, CipherSuite, ClientConfig, DigitallySignedStruct, Error, HandshakeKind, NamedGroup,
     SignatureScheme, SupportedProtocolVersion, version,
 };
+use serde_json::Value;
 use spliceway::config::Config;
 use spliceway::expiry::Daily;
 use support::backend::{self, Backend};
 use support::client::{Client, opening_handshake};
-use support::gateway::{Folder, Gateway};
+use support::gateway::{Folder, Gateway, Signal};
 use support::peer::{Peer, header_lines, text};
 use support::tls::secure_for;
 use tokio_rustls::rustls;
@@ -56,7 +57,7 @@ fn pair(folder: &Folder, file: &str, names: &[&str], key: KeyPair) -> Pair {
 fn pair_until(folder: &Folder, file: &str, names: &[&str], key: KeyPair, until: SystemTime) -> Pair {
     let names: Vec<_> = names.iter().map(|&name| name.to_owned()).collect();
     let mut params = CertificateParams::new(names).expect("names");
-    params.not_before = (SystemTime::now() - Duration::from_secs(100 * 24 * 60 * 60)).into();
+    params.not_before = (until - Duration::from_secs(190 * 24 * 60 * 60)).into();
     params.not_after = until.into();
     let certificate = params.self_signed(&key).expect("a certificate");
     let paths = [
@@ -524,40 +525,90 @@ fn a_session_is_resumed_for_no_longer_than_its_clients_certificate_is_valid() {
     gateway.stop();
 }
 
+/// A gateway whose file is in this folder and names its certificate there, in line 7, and the key of it in line 8.
+fn start_in(folder: &Folder) -> (Gateway, PathBuf) {
+    const TEXT: &str = r#"[log]
+format = "json"
+[[listener]]
+name = "secure"
+bind = "127.0.0.1:0"
+[listener.tls]
+certificate = "good.pem"
+key = "good.key"
+[[route]]
+respond = 204
+"#;
+    let file = folder.put("gateway.toml", TEXT);
+    let gateway = Gateway::launch(&["run", file.to_str().expect("text")], &[]);
+    gateway.message(|message| message["message"] == "serving");
+    (gateway, file)
+}
+
 #[test]
-fn a_certificate_that_vanished_or_does_not_match_refuses_the_reload_and_one_that_expired_is_told() {
+fn a_certificate_that_vanished_or_does_not_match_refuses_the_reload() {
     let folder = Folder::new();
     let good = pair(&folder, "good", &["localhost"], ecdsa_key());
     let other = pair(&folder, "other", &["localhost"], ecdsa_key());
-    let gateway = start(&certificates(&[&good]));
+    let (gateway, file) = start_in(&folder);
+    let here = file.parent().expect("its folder").display();
     let any = Can::default().config();
-    let still = || assert!(shown(gateway.address("secure"), &any, "localhost") == good.der, "it has changed");
-    let path = |file: &str| folder.put("x", "").with_file_name(file);
-    let kept = std::fs::read(path("good.pem")).expect("it is there");
-    std::fs::remove_file(path("good.pem")).expect("it is there");
-    let refused = gateway.reload_in_vain(&file(&certificates(&[&good])));
-    assert!(refused.contains("good.pem cannot be read: No such file or directory (os error 2)"), "{refused}");
-    assert!(refused.contains("gateway.toml:"), "{refused}");
-    still();
+    let is_refused = |report: &str| {
+        gateway.signal(Signal::SIGHUP);
+        let refused = |message: &Value| message["message"].as_str().is_some_and(|text| text.contains("is refused"));
+        let told = gateway.message(refused);
+        let expected = format!("the reload is refused, and the configuration stays as it is: {report}");
+        assert_eq!((told["level"].as_str(), told["message"].as_str()), (Some("ERROR"), Some(&*expected)));
+        assert!(shown(gateway.address("secure"), &any, "localhost") == good.der, "it has changed");
+    };
+    let kept = std::fs::read(file.with_file_name("good.pem")).expect("it is there");
+    std::fs::remove_file(file.with_file_name("good.pem")).expect("it is there");
+    is_refused(&format!(
+        r#"error: `listener.tls.certificate`: {here}/good.pem cannot be read: No such file or directory (os error 2)
+ --> {here}/gateway.toml:7:15
+  |
+7 | certificate = "good.pem"
+  |               ^^^^^^^^^^ expected a file of PEM: the certificate, and behind it the ones that signed it"#
+    ));
     // Half of it, as a copy that is under way.
     folder.put("good.pem", &kept[..kept.len() / 2]);
-    let refused = gateway.reload_in_vain(&file(&certificates(&[&good])));
-    assert!(refused.contains("good.pem is not PEM: section end \"CERTIFICATE\" missing"), "{refused}");
-    still();
+    is_refused(&format!(
+        r#"error: `listener.tls.certificate`: {here}/good.pem is not PEM: section end "CERTIFICATE" missing
+ --> {here}/gateway.toml:7:15
+  |
+7 | certificate = "good.pem"
+  |               ^^^^^^^^^^ expected a file of PEM: the certificate, and behind it the ones that signed it"#
+    ));
     // The certificate is there already and its key is not yet.
     folder.put("good.pem", &kept);
     folder.put("good.key", other.key.serialize_pem());
-    let refused = gateway.reload_in_vain(&file(&certificates(&[&good])));
-    assert!(refused.contains("the private key is not the one of the certificate"), "{refused}");
-    still();
-    let yesterday = SystemTime::now() - Duration::from_secs(24 * 60 * 60);
-    let expired = pair_until(&folder, "good", &["localhost"], ecdsa_key(), yesterday);
-    gateway.reload(&file(&certificates(&[&expired])));
-    let warned = |message: &serde_json::Value| {
-        message["level"] == "WARN"
-            && message["message"].as_str().is_some_and(|text| text.contains("good.pem expired on"))
-    };
-    gateway.message(warned);
+    is_refused(&format!(
+        r#"error: `listener.tls.key`: the private key is not the one of the certificate
+ --> {here}/gateway.toml:8:7
+  |
+7 | certificate = "good.pem"
+  |               ---------- the certificate
+8 | key = "good.key"
+  |       ^^^^^^^^^^ expected a file of PEM with the private key of the certificate"#
+    ));
+    gateway.stop();
+}
+
+#[test]
+fn a_certificate_that_has_expired_is_served_after_a_reload_and_told() {
+    let folder = Folder::new();
+    pair(&folder, "good", &["localhost"], ecdsa_key());
+    let (gateway, file) = start_in(&folder);
+    let here = file.parent().expect("its folder").display();
+    // 2020-02-29T12:00:00Z
+    let leap_day = SystemTime::UNIX_EPOCH + Duration::from_secs(1_582_977_600);
+    let expired = pair_until(&folder, "good", &["localhost"], ecdsa_key(), leap_day);
+    gateway.signal(Signal::SIGHUP);
+    gateway.message(|message| message["message"] == "reloaded");
+    let warnings: Vec<_> = gateway.messages().into_iter().filter(|message| message["level"] == "WARN").collect();
+    let [warning] = &warnings[..] else { panic!("{warnings:?}") };
+    let expected = format!("{here}/gateway.toml:7:15: certificate {here}/good.pem expired on 2020-02-29");
+    assert_eq!(warning["message"], *expected);
+    let any = Can::default().config();
     assert!(shown(gateway.address("secure"), &any, "localhost") == expired.der, "the new one is not served");
     gateway.stop();
 }

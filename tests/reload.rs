@@ -22,6 +22,9 @@ const LISTENER: &str = "[[listener]]\nname = \"web\"\nbind = \"127.0.0.1:0\"\n";
 /// A deadline that no test waits for.
 const NEVER: &str = "[drain]\ndeadline = \"10m\"\n";
 
+/// What a refusal says in the log before its report.
+const REFUSED: &str = "the reload is refused, and the configuration stays as it is: ";
+
 fn page(path: &str, body: &str) -> String {
     format!("[[route]]\nname = \"page-{body}\"\npath = \"{path}\"\nrespond = {{ status = 200, body = \"{body}\" }}\n")
 }
@@ -358,22 +361,110 @@ fn a_file_that_is_written_only_halfway_is_refused_and_whole_it_is_taken() {
     let gateway = Gateway::start(&format!("{LISTENER}{}", page("/", "one")));
     let whole = format!("{LISTENER}{}", page("/", "two"));
     let asked = || Client::get(gateway.address("web"), "/").text().to_owned();
+    let file = gateway.folder().join("gateway.toml");
     for (length, expected) in [
-        (0, "`listener` is missing"),
-        (5, "not TOML: unclosed array table"),
-        (LISTENER.len() - 6, "not TOML: invalid basic string"),
-        (whole.len() - 4, "not TOML: "),
+        (
+            0,
+            r#"error: `listener` is missing
+ --> FILE:1:1
+  |
+1 |
+  | ^ write [[listener]] with bind = "*:80" or another address"#,
+        ),
+        (
+            5,
+            r"error: not TOML: unclosed array table
+ --> FILE:1:6
+  |
+1 | [[lis
+  |      ^ expected `]]`",
+        ),
+        (
+            LISTENER.len() - 6,
+            r#"error: not TOML: invalid basic string
+ --> FILE:3:16
+  |
+3 | bind = "127.0.0
+  |                ^ expected `"`"#,
+        ),
+        (
+            whole.len() - 4,
+            r#"error: not TOML: unclosed inline table
+ --> FILE:7:38
+  |
+7 | respond = { status = 200, body = "two
+  |                                      ^ expected `}`"#,
+        ),
     ] {
-        std::fs::write(gateway.folder().join("gateway.toml"), &whole[..length]).expect("the folder can be written");
+        std::fs::write(&file, &whole[..length]).expect("the folder can be written");
         gateway.signal(Signal::SIGHUP);
         let refused = |message: &Value| message["message"].as_str().is_some_and(|text| text.contains("is refused"));
-        let refused = gateway.message(refused)["message"].to_string();
-        assert!(refused.contains(expected), "{length}: {refused}");
+        let told = gateway.message(refused);
+        let expected = format!("{REFUSED}{}", expected.replace("FILE", file.to_str().expect("text")));
+        assert_eq!((told["level"].as_str(), told["message"].as_str()), (Some("ERROR"), Some(&*expected)), "{length}");
         assert_eq!(asked(), "one");
     }
     gateway.reload(&whole);
     assert_eq!(asked(), "two");
     gateway.stop();
+}
+
+/// Whoever sends a signal has nothing but the log to read why it came to nothing: in JSON it is one line, in text it is drawn.
+#[test]
+fn what_a_signal_had_refused_stands_in_the_log_with_its_lines_and_carets_and_the_old_file_serves_on() {
+    const WRONG: &str = "[[route]]\nname = \"r\"\nservice = \"ehco\"\n[[route]]\nname = \"r\"\nrespond = 20\n";
+    const REPORT: &str = r#"error: `route.service`: "ehco" is not known
+ --> FILE:8:11
+  |
+8 | service = "ehco"
+  |           ^^^^^^ did you mean "echo"?
+
+error: `route.name`: the same twice
+  --> FILE:10:8
+   |
+ 7 | name = "r"
+   |        --- first here
+...
+10 | name = "r"
+   |        ^^^ give one of the two another name
+
+error: `route.respond.status`: 20 is out of range
+  --> FILE:11:11
+   |
+11 | respond = 20
+   |           ^^ expected a number from 200 to 599
+
+FILE: 3 problems"#;
+    for format in ["json", "text"] {
+        let log = format!("[log]\nformat = \"{format}\"\n");
+        let gateway = Gateway::start(&format!("[log]\nformat = \"json\"\n{LISTENER}{}", page("/", "one")));
+        let serves = |expected: &str| assert_eq!(Client::get(gateway.address("web"), "/").text(), expected, "{format}");
+        let put = |routes: &str| {
+            std::fs::write(gateway.folder().join("gateway.toml"), format!("{log}{LISTENER}{routes}"))
+                .expect("the folder can be written");
+            gateway.signal(Signal::SIGHUP);
+        };
+        put(&page("/", "two"));
+        gateway.line(|line| line.contains("reloaded"));
+        serves("two");
+        put(WRONG);
+        let file = gateway.folder().join("gateway.toml");
+        let expected = format!("{REFUSED}{}", REPORT.replace("FILE", file.to_str().expect("text")));
+        if format == "json" {
+            let told = gateway.message(|message| message["level"] == "ERROR");
+            assert_eq!(told["message"], *expected);
+        } else {
+            gateway.line(|line| line.ends_with(": 3 problems"));
+            let lines = gateway.lines();
+            let told = lines.iter().skip_while(|line| !line.contains(" ERROR ")).take(expected.lines().count());
+            // What comes first is the time.
+            let told: Vec<_> = told.map(|line| line.split_once(" ERROR ").map_or(&**line, |(_, text)| text)).collect();
+            assert_eq!(told, expected.lines().collect::<Vec<_>>());
+        }
+        serves("two");
+        gateway.signal(Signal::SIGTERM);
+        assert_eq!(gateway.wait().0.code(), Some(0));
+    }
 }
 
 #[test]
