@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::thread;
 
+use rustix::fs::{CWD, Mode, OFlags, mkfifoat, openat};
 use serde_json::Value;
 use support::backend::{self, Backend};
 use support::client::Client;
@@ -254,6 +255,131 @@ fn reloads_that_are_asked_for_at_once_are_all_answered_and_the_last_file_is_in_f
     assert!(changed >= 1, "nobody was told of the change: {answers:?}");
     assert_eq!(Client::get(gateway.address("web"), "/page").text(), "two");
     gateway.stop();
+}
+
+/// A reading of the file that ends when the test says so: the answer of a route comes from a pipe, and whoever reads a pipe waits
+/// for its writer. Where it is, a plain file has taken its name already, so that the next reading waits for nobody.
+struct UnderWay(fs::File);
+
+impl UnderWay {
+    /// Has the gateway read this text, with a route `/slow` behind it, by what `ask` does, and returns when it is doing so.
+    fn begin(gateway: &Gateway, text: &str, ask: impl FnOnce()) -> Self {
+        let pipe = gateway.folder().join("slow.txt");
+        mkfifoat(CWD, &pipe, Mode::RUSR | Mode::WUSR).expect("the folder can be written");
+        write(gateway, &with_slow(text));
+        ask();
+        // Opening it fails as long as nobody reads. Whoever reads it has read the configuration, which names it.
+        let mut opened = None;
+        until("the file is being read", || {
+            opened = openat(CWD, &pipe, OFlags::WRONLY | OFlags::NONBLOCK, Mode::empty()).ok();
+            opened.is_some()
+        });
+        fs::write(pipe.with_file_name("plain.txt"), "slow").expect("the folder can be written");
+        fs::rename(pipe.with_file_name("plain.txt"), pipe).expect("the folder can be written");
+        Self(opened.expect("it was opened").into())
+    }
+
+    fn end(mut self) {
+        self.0.write_all(b"slow").expect("it is read");
+    }
+}
+
+fn with_slow(text: &str) -> String {
+    let slow = "[[route]]\nname = \"slow\"\npath = \"/slow\"\n";
+    format!("{text}{slow}respond = {{ status = 200, body_file = \"slow.txt\" }}\n")
+}
+
+const MORE: &str = "[[route]]\nname = \"more\"\npath = \"/more\"\nrespond = { status = 200, body = \"more\" }\n";
+
+/// What the log says of reloads that were applied, in its order: differences, and how many there were.
+fn applied(gateway: &Gateway) -> Vec<String> {
+    let word = |message: &Value, key: &str| message[key].as_str().unwrap_or_default().to_owned();
+    let line = |message: &Value| match message["changes"].as_u64() {
+        Some(count) => Some(format!("reloaded: {count} changes")),
+        None if message["kind"].is_string() => {
+            Some(["kind", "name", "message"].map(|key| word(message, key)).join(" "))
+        }
+        None => None,
+    };
+    gateway.messages().iter().filter_map(line).collect()
+}
+
+fn assert_both_are_in_force(gateway: &Gateway) {
+    for changes in [2, 1] {
+        gateway.message(|message| message["message"] == "reloaded" && message["changes"] == changes);
+    }
+    for (path, body) in [("/page", "two"), ("/slow", "slow"), ("/more", "more")] {
+        assert_eq!(Client::get(gateway.address("web"), path).text(), body);
+    }
+    let lines = ["route page changed", "route slow added", "reloaded: 2 changes", "route more added"];
+    assert_eq!(applied(gateway), [&lines[..], &["reloaded: 1 changes"]].concat());
+    assert_eq!(status(gateway)["reloads"], serde_json::json!({ "applied": 2, "refused": 0 }));
+}
+
+/// Whoever asks while the file is read may have changed it since: what was read before is no answer to that.
+#[test]
+fn who_asks_during_a_reload_is_told_of_a_reading_that_began_after_it() {
+    let gateway = Gateway::start(&file("one"));
+    let path = socket(&gateway);
+    thread::scope(|scope| {
+        let mut first = None;
+        let ask = || first = Some(scope.spawn(|| spliceway(&path, &["reload"])));
+        let under_way = UnderWay::begin(&gateway, &file("two"), ask);
+        write(&gateway, &with_slow(&format!("{}{MORE}", file("two"))));
+        let mut second = UnixStream::connect(&path).expect("it listens");
+        second.write_all(b"POST /reload HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n").expect("it reads");
+        // One thread hears all who ask, in the order of their coming: who asked before this was answered has been heard.
+        assert_eq!(status(&gateway)["reloads"], serde_json::json!({ "applied": 0, "refused": 0 }));
+        under_way.end();
+        let first = first.expect("it was asked").join().expect("it is answered");
+        assert_eq!(said(&first), (Some(0), "route page changed\nroute slow added\nreloaded: 2 changes\n", ""));
+        let mut answer = String::new();
+        second.read_to_string(&mut answer).expect("an answer, and its end");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
+        assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
+        let told =
+            r#"{"applied":true,"changes":[{"how":"added","kind":"route","name":"more"}],"kept":[],"warnings":[]}"#;
+        assert_eq!(body, format!("{told}\n"));
+    });
+    assert_both_are_in_force(&gateway);
+    gateway.stop();
+}
+
+/// Nobody answers a signal, so that what came of it is told by the log alone; whether it came during a reload that was asked for
+/// here, or during one of a signal, too.
+#[test]
+fn a_signal_during_a_reload_has_the_file_read_once_more() {
+    for first_by_signal in [false, true] {
+        let gateway = Gateway::start(&file("one"));
+        let path = socket(&gateway);
+        thread::scope(|scope| {
+            let mut first = None;
+            let ask = || match first_by_signal {
+                true => gateway.signal(Signal::SIGHUP),
+                false => first = Some(scope.spawn(|| spliceway(&path, &["reload"]))),
+            };
+            let under_way = UnderWay::begin(&gateway, &file("two"), ask);
+            write(&gateway, &with_slow(&format!("{}{MORE}", file("two"))));
+            gateway.signal(Signal::SIGHUP);
+            until("the signal has come", || !is_pending(&gateway, Signal::SIGHUP));
+            assert_eq!(status(&gateway)["reloads"], serde_json::json!({ "applied": 0, "refused": 0 }));
+            under_way.end();
+            if let Some(first) = first {
+                let first = first.join().expect("it is answered");
+                assert_eq!(said(&first), (Some(0), "route page changed\nroute slow added\nreloaded: 2 changes\n", ""));
+            }
+        });
+        assert_both_are_in_force(&gateway);
+        gateway.stop();
+    }
+}
+
+/// Whether no thread of the gateway has taken it yet.
+fn is_pending(gateway: &Gateway, signal: Signal) -> bool {
+    let status = fs::read_to_string(format!("/proc/{}/status", gateway.pid())).expect("it runs");
+    let shared = status.lines().find_map(|line| line.strip_prefix("ShdPnd:")).expect("its line (proc(5))");
+    let mask = u64::from_str_radix(shared.trim(), 16).expect("a mask");
+    mask & 1 << (signal as u64 - 1) != 0
 }
 
 #[test]
