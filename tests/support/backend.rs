@@ -119,6 +119,11 @@ impl fmt::Debug for Backend {
 /// A script: takes the opening handshake, answers a correct 101, and sends every byte back until the FIN, then FIN.
 pub fn websocket_echo(mut peer: Peer) {
     accept_websocket(&mut peer);
+    echo(peer);
+}
+
+/// What comes behind the 101 of such a script.
+pub fn echo(mut peer: Peer) {
     loop {
         let bytes = peer.read_some();
         if bytes.is_empty() {
