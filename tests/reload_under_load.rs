@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use rustls::{ClientConfig, version};
 use socket2::{Domain, Socket, Type};
@@ -254,6 +255,30 @@ fn load(web: SocketAddr, secure: SocketAddr, trust: Arc<ClientConfig>) -> Load {
     load
 }
 
+/// Clients of an address that comes and goes. Nobody may be there; but whoever is let in is answered, also by a listener that is
+/// about to go. Both are counted, in this order.
+fn come_all_the_time(load: &mut Load, address: SocketAddr) {
+    load.begin("an address that comes and goes", 2, move |counts, moment| {
+        let begun = moment.now();
+        match TcpStream::connect(address) {
+            Ok(stream) => {
+                let mut client = Peer::new(stream);
+                let sent = client.try_send(GET);
+                let first = client.try_read_some();
+                let is_answered = first.as_ref().is_ok_and(|bytes| bytes.starts_with(b"HTTP/1.1 200 OK\r\n"));
+                assert!(is_answered, "it was let in and not answered: sent {sent:?}, read {first:?}");
+                counts[1].add(begun, moment);
+            }
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{error}");
+                counts[0].add(begun, moment);
+                // Who asks again at once would take the processor from those who are served.
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
+    });
+}
+
 /// Has the file read in its larger shape, uses what it has more, and then in its smaller one, where that is gone.
 fn there_and_back(gateway: &Gateway, parts: &Parts, moment: &Moment) {
     let reload = |more: bool| {
@@ -285,7 +310,7 @@ fn two_hundred_reloads_are_felt_by_nothing_that_they_do_not_concern() {
     let weight = folder.put("weight.txt", "x".repeat(WEIGHT));
     let parts = Parts { authorities, weight, backends: backends.each_ref().map(Backend::address), extra };
     let gateway = Gateway::start(&parts.file(false));
-    let load = load(gateway.address("web"), gateway.address("tls"), trust);
+    let mut load = load(gateway.address("web"), gateway.address("tls"), trust);
     until("all of it goes on", || load.figures(|count| &count.done).iter().all(|done| *done >= 5));
 
     let metrics = gateway.messages().iter().find(|message| message["message"] == "metrics are served").cloned();
@@ -295,6 +320,7 @@ fn two_hundred_reloads_are_felt_by_nothing_that_they_do_not_concern() {
         until("what was replaced is freed", || !Client::get(metrics, "/metrics").text().contains("{route=\"x\""));
         (gateway.anonymous(), gateway.descriptors())
     };
+    (0..3).for_each(|_| come_all_the_time(&mut load, extra));
     let (mut held, mut met, mut reloads) = (vec![has()], load.figures(|count| &count.met), 0);
     for checkpoint in 1..=CHECKPOINTS {
         loop {
