@@ -5,6 +5,7 @@ mod support;
 
 use std::fs;
 use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -12,6 +13,7 @@ use std::process::Output;
 use std::thread;
 
 use rustix::fs::{CWD, Mode, OFlags, mkfifoat, openat};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
 use serde_json::Value;
 use support::backend::{self, Backend};
 use support::client::Client;
@@ -206,6 +208,7 @@ fn a_socket_that_a_killed_gateway_left_is_taken_and_one_that_is_used_is_not() {
     assert!(raw(&path, "GET /status HTTP/1.1\r\nHost: a\r\n\r\n").starts_with("HTTP/1.1 200 "));
     gateway.signal(Signal::SIGTERM);
     assert_eq!(gateway.wait().0.code(), Some(0));
+    nobody_waits_for_one_who_does_not_accept(&path, &run, &told);
     fs::write(&path, "mine").expect("the folder can be written");
     let refused = run_to_end(&run);
     let told =
@@ -345,6 +348,26 @@ fn who_asks_during_a_reload_is_told_of_a_reading_that_began_after_it() {
     gateway.stop();
 }
 
+/// The oldest connection is closed for one more, and it was so although somebody waited there for the end of a reload.
+#[test]
+fn who_waits_for_a_reload_is_not_closed_for_those_who_only_connect() {
+    let gateway = Gateway::start(&file("one"));
+    let path = socket(&gateway);
+    thread::scope(|scope| {
+        let mut asked = None;
+        let ask = || asked = Some(scope.spawn(|| spliceway(&path, &["reload"])));
+        let under_way = UnderWay::begin(&gateway, &file("two"), ask);
+        let mut flood: Vec<_> = (0..64).map(|_| UnixStream::connect(&path).expect("it listens")).collect();
+        // All are accepted, in the order of their coming, when this one is answered.
+        assert_eq!(status(&gateway)["state"], "serving");
+        assert_eq!(flood[0].read(&mut [0; 16]).unwrap_or(0), 0, "of those who say nothing the oldest was closed");
+        under_way.end();
+        let output = asked.expect("it was asked").join().expect("it is answered");
+        assert_eq!(said(&output), (Some(0), "route page changed\nroute slow added\nreloaded: 2 changes\n", ""));
+    });
+    gateway.stop();
+}
+
 /// Nobody answers a signal, so that what came of it is told by the log alone; whether it came during a reload that was asked for
 /// here, or during one of a signal, too.
 #[test]
@@ -416,6 +439,34 @@ fn who_asks_for_what_is_not_there_is_told_so() {
     );
     assert_eq!(status(&gateway)["reloads"]["applied"], 0);
     gateway.stop();
+}
+
+/// It made the next gateway wait, and for ever: `connect` blocks where as many wait already as may.
+fn nobody_waits_for_one_who_does_not_accept(path: &Path, run: &[&str], told: &str) {
+    let listener = socket_with_name(path);
+    listen(&listener, 0).expect("it can listen");
+    let connect = || {
+        let socket =
+            socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::NONBLOCK, None).expect("a socket");
+        rustix::net::connect(&socket, &SocketAddrUnix::new(path).expect("a short path")).map(|()| socket)
+    };
+    let mut waiting = Vec::new();
+    let full = loop {
+        match connect() {
+            Ok(socket) => waiting.push(socket),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(full, rustix::io::Errno::AGAIN);
+    let second = run_to_end(run);
+    assert_eq!((second.status.code(), said(&second).2), (Some(1), told));
+    fs::remove_file(path).expect("it is there");
+}
+
+fn socket_with_name(path: &Path) -> OwnedFd {
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::empty(), None).expect("a socket");
+    bind(&socket, &SocketAddrUnix::new(path).expect("a short path")).expect("the name is free");
+    socket
 }
 
 /// Who floods the socket is bounded, the oldest go first, and whoever administers comes through, and no client feels it.

@@ -4,7 +4,7 @@ mod support;
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustls::{ClientConfig, HandshakeKind};
 use serde_json::Value;
@@ -569,5 +569,70 @@ fn a_deadline_of_connections_counts_for_those_that_come_after_it() {
     gateway.reload(&file("100ms"));
     connect().expect_eof();
     before.expect_silence(Duration::from_millis(200));
+    gateway.stop();
+}
+
+/// It was of the listener that it came in by for as long as it was kept: after a renaming it was not routed by the rules of the
+/// new name, and a proxy that was taken out of the trusted ones was believed.
+#[test]
+fn a_kept_connection_is_of_the_listener_that_has_its_address_now() {
+    let file = |name: &str, bind: &str, trusted: &str| {
+        let only = format!("listener = \"{name}\"\n{}", page("/", name).replace("[[route]]\n", ""));
+        format!("[[listener]]\nname = \"{name}\"\nbind = \"{bind}\"\ntrusted_proxies = [{trusted}]\n[[route]]\n{only}")
+    };
+    let gateway = Gateway::start(&file("web", "127.0.0.1:0", "\"127.0.0.1\""));
+    let web = gateway.address("web");
+    let mut kept = Client::connect(web);
+    let mut ask = |id: &str| {
+        kept.send(format!("GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 192.0.2.7\r\nX-Request-Id: {id}\r\n\r\n"));
+        let answer = kept.read_answer();
+        (answer.status, answer.text().to_owned())
+    };
+    let client = |record: &Value| record["client"].as_str().expect("a client").to_owned();
+    assert_eq!(ask("first"), (200, "web".to_owned()));
+    assert_eq!(client(&gateway.record(|_| true)), "192.0.2.7");
+    gateway.reload(&file("renamed", &web.to_string(), ""));
+    assert_eq!(ask("second"), (200, "renamed".to_owned()));
+    let record = gateway.record(|_| true);
+    assert!(client(&record).starts_with("127.0.0.1:") && record["id"] != "second", "{record}");
+    // An address that is configured no longer stays the one's that it was, and that has no route any more.
+    gateway.reload(&format!("{LISTENER}{}", page("/", "other")));
+    assert_eq!(ask("third"), (200, "other".to_owned()));
+    gateway.stop();
+}
+
+/// As it happens with a name that has an address at one look-up, and not at the next.
+#[test]
+fn tunnels_of_an_endpoint_that_is_back_before_the_deadline_live_on() {
+    let [returns, stays_away, stays] = [(); 3].map(|()| Backend::start(backend::websocket_echo));
+    let file = |endpoints: &[&Backend]| {
+        let addresses: Vec<_> = endpoints.iter().map(|backend| backend.address()).collect();
+        let upstream = upstream("u", &addresses, "on_removed = \"drain\"");
+        format!("[drain]\ndeadline = \"1s\"\n{LISTENER}{upstream}{}", to("/u", "u", ""))
+    };
+    let all = file(&[&returns, &stays_away, &stays]);
+    let gateway = Gateway::start(&all);
+    loop {
+        let mut tunnels = [(); 3].map(|()| tunnel(&gateway, "/u"));
+        let gone = Instant::now();
+        gateway.reload(&file(&[&stays]));
+        gateway.reload(&file(&[&stays, &returns]));
+        let is_back_in_time = gone.elapsed() < Duration::from_secs(1);
+        let record = gateway.record(|_| true);
+        if is_back_in_time {
+            assert_eq!(record["endpoint"], stays_away.address().to_string(), "{record}");
+            assert_eq!(record["cause"], "its endpoint was removed");
+            let mut living = 0;
+            for tunnel in &mut tunnels {
+                let sent = tunnel.try_send(frame::client(1, true, "after"));
+                let is_alive = sent.is_ok() && tunnel.try_read_some().is_ok_and(|bytes| bytes.first() == Some(&0x81));
+                living += usize::from(is_alive);
+            }
+            assert_eq!(living, 2);
+            break;
+        }
+        drop(tunnels);
+        gateway.reload(&all);
+    }
     gateway.stop();
 }
