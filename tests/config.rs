@@ -13,7 +13,7 @@ use spliceway::config::{
     Records, Scheme,
 };
 use spliceway::service::echo::LARGEST_MESSAGE;
-use support::gateway::{Gateway, run_to_end};
+use support::gateway::{Folder, Gateway, run_to_end};
 use support::tree::Tree;
 use toml::de::{DeTable, DeValue};
 
@@ -420,6 +420,26 @@ fn line_ends_of_either_kind_and_a_byte_order_mark_are_taken() {
     let text = format!("\u{feff}{}", text.replace('\n', "\r\n"));
     let tree = Tree::new();
     Config::parse("gateway.toml", &text, &tree.path("config")).unwrap_or_else(|error| panic!("{error}"));
+}
+
+/// Whatever the folder is called, and whatever lies in it beside the files that are meant.
+#[test]
+fn an_included_pattern_is_read_as_a_shell_does_and_each_file_once() {
+    let folder = Folder::new();
+    let odd = folder.put("x", "").with_file_name("a[1]*");
+    fs::create_dir_all(odd.join("routes.d")).unwrap();
+    let gateway = "[gateway]\ninclude = [\"routes.d/*.toml\", \"again.toml\"]\n[[listener]]\nbind = \"127.0.0.1:0\"\n";
+    fs::write(odd.join("gateway.toml"), gateway).unwrap();
+    fs::write(odd.join("routes.d/page.toml"), "[[route]]\nname = \"page\"\npath = \"/page\"\nrespond = 204\n").unwrap();
+    fs::write(odd.join("routes.d/.page.toml"), "what an editor keeps = while it is open").unwrap();
+    std::os::unix::fs::symlink("routes.d/page.toml", odd.join("again.toml")).unwrap();
+    let config = load(&odd.join("gateway.toml"));
+    let names: Vec<_> = config.routes.iter().map(|route| route.name.as_str()).collect();
+    assert_eq!((&names[..], &config.warnings[..]), (&["page"][..], &[][..]));
+    let absolute = format!("{gateway}[[route]]\npath = \"/\"\nrespond = 204\n")
+        .replace("routes.d", folder.put("one.toml", "").parent().unwrap().to_str().unwrap());
+    fs::write(odd.join("gateway.toml"), absolute).unwrap();
+    assert_eq!(load(&odd.join("gateway.toml")).routes.len(), 2);
 }
 
 /// Reports draw carets under places that the text decides: whatever it says, there is a report.

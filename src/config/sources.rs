@@ -1,4 +1,4 @@
-//! The files of one configuration, which are read as one text: places in it are places in one of them.
+//! The files of one configuration. A place is one of all of them, as if they stood one behind the other.
 
 use std::path::{Path, PathBuf};
 
@@ -16,31 +16,22 @@ pub(super) struct Source {
     pub(super) text: String,
     /// Where the names of files in it start.
     folder: PathBuf,
-    /// Where it begins in the one text.
-    start: usize,
-    /// Whether it is TOML; what is not, is blank in the one text.
-    is_sound: bool,
+    /// Where it begins among all.
+    pub(super) start: usize,
 }
 
 impl Sources {
     /// Of a configuration that includes none yet.
     pub(super) fn new(name: &str, text: &str, folder: &Path) -> Self {
-        Self(vec![Source { name: name.into(), text: text.into(), folder: folder.into(), start: 0, is_sound: true }])
+        Self(vec![Source { name: name.into(), text: text.into(), folder: folder.into(), start: 0 }])
     }
 
-    /// One more, behind the others; gives where it begins.
-    pub(super) fn add(&mut self, name: String, text: String, folder: PathBuf) -> usize {
-        // A line's end stands between two, whether the first has one or not.
+    /// One more, behind the others.
+    pub(super) fn add(&mut self, file: &Path, text: String) {
+        // The end of one is no place of the next.
         let start = self.0.last().map_or(0, |last| last.start + last.text.len() + 1);
-        self.0.push(Source { name, text, folder, start, is_sound: true });
-        start
-    }
-
-    /// The last one cannot be read as TOML.
-    pub(super) fn last_is_broken(&mut self) {
-        if let Some(last) = self.0.last_mut() {
-            last.is_sound = false;
-        }
+        let folder = file.parent().unwrap_or_else(|| Path::new("")).to_owned();
+        self.0.push(Source { name: file.display().to_string(), text, folder, start });
     }
 
     /// The configuration itself.
@@ -48,22 +39,9 @@ impl Sources {
         &self.0[0]
     }
 
-    /// Whether there is more than the configuration itself.
-    pub(super) fn include(&self) -> bool {
-        self.0.len() > 1
-    }
-
-    /// The one text.
-    pub(super) fn text(&self) -> String {
-        let mut text = String::new();
-        for source in &self.0 {
-            match source.is_sound {
-                true => text.push_str(&source.text),
-                false => text.extend(std::iter::repeat_n(' ', source.text.len())),
-            }
-            text.push('\n');
-        }
-        text
+    /// The files that it includes.
+    pub(super) fn included(&self) -> &[Source] {
+        &self.0[1..]
     }
 
     /// The file of a place, and the place in that.
@@ -84,20 +62,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_place_of_the_one_text_is_a_place_of_its_file() {
+    fn a_place_among_all_is_a_place_of_one() {
         let mut sources = Sources::new("main", "a = 1", Path::new("etc"));
-        let second = sources.add("second".to_owned(), "b = 2\n".to_owned(), "etc/d".into());
-        let third = sources.add("third".to_owned(), "ü =".to_owned(), "etc/e".into());
-        sources.last_is_broken();
-        let fourth = sources.add("fourth".to_owned(), "d = 4".to_owned(), "".into());
-        let text = sources.text();
-        assert_eq!((text.as_str(), second, third), ("a = 1\nb = 2\n\n    \nd = 4\n", 6, 13));
+        for (file, text) in [("etc/d/second", "b = 2\n"), ("etc/e/third", "ü ="), ("fourth", "d = 4")] {
+            sources.add(Path::new(file), text.to_owned());
+        }
+        let starts: Vec<_> = sources.included().iter().map(|source| source.start).collect();
+        let [_, third, fourth] = starts[..] else { panic!("{starts:?}") };
+        assert_eq!(starts, [6, 13, 18]);
         for (place, name, folder, local) in [
             (0..1, "main", "etc", 0..1),
             (4..5, "main", "etc", 4..5),
             (5..5, "main", "etc", 5..5),
-            (6..7, "second", "etc/d", 0..1),
-            (third..third + 2, "third", "etc/e", 0..2),
+            (6..7, "etc/d/second", "etc/d", 0..1),
+            (third..third + 2, "etc/e/third", "etc/e", 0..2),
             (fourth + 4..fourth + 5, "fourth", "", 4..5),
             (99..120, "fourth", "", 99 - fourth..120 - fourth),
         ] {

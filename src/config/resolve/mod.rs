@@ -18,7 +18,6 @@ use std::time::Duration;
 use toml::de::{DeTable, Error};
 
 use self::backend_tls::backend_tls;
-use self::include::include;
 use self::listener::listeners;
 use self::route::{Parts, routes};
 use super::file::{File, ForwardedTable, GatewayTable, LimitsTable, LogTable, PoolTable, TcpTable, UpstreamTable};
@@ -52,20 +51,18 @@ impl Config {
 
 /// The configuration, unless the text is no TOML. Whether it can be run with, the problems tell.
 fn read(text: &str, sources: &mut Sources, reading: &Reading) -> Option<Config> {
-    let (table, errors) = DeTable::parse_recoverable(text);
+    let (mut table, errors) = DeTable::parse_recoverable(text);
     if !errors.is_empty() {
         tell_syntax(text, 0, &errors, &reading.problems);
         return None;
     }
-    include(&table, sources, &reading.problems);
-    if !sources.include() {
-        let file = File::read(&mut Table::root(reading, &table));
-        return Some(resolve(file, sources, &reading.problems));
+    include::fetch(&table, sources, &reading.problems);
+    let takes = |source| include::take(source, table.get_mut(), &reading.problems);
+    // Of each, not until the first that is none.
+    let are_toml: Vec<_> = sources.included().iter().map(takes).collect();
+    if are_toml.contains(&false) {
+        return None;
     }
-    let text = sources.text();
-    let (table, errors) = DeTable::parse_recoverable(&text);
-    // Each of them is TOML, so what is wrong is wrong between two of them: the same upstream twice.
-    tell_syntax(&text, 0, &errors, &reading.problems);
     let file = File::read(&mut Table::root(reading, &table));
     Some(resolve(file, sources, &reading.problems))
 }
@@ -100,7 +97,7 @@ fn resolve(file: File, sources: &Sources, problems: &Problems) -> Config {
     let upstreams: Vec<_> = file.upstreams.iter().map(|table| Arc::new(upstream(table, &tls))).collect();
     let parts = Parts {
         listeners: &listeners,
-        upstreams: &upstreams,
+        upstreams: upstreams.iter().map(|upstream| upstream.name.as_str()).collect(),
         connect: file.connect.unwrap_or(Duration::from_secs(5)),
         exchange: &file.exchange,
         sources,

@@ -16,7 +16,7 @@ use crate::config::report::{Place, Problems, meant, quoted};
 use crate::config::sources::Sources;
 use crate::config::{
     Action, ExchangeTimeouts, HostPattern, Listener, Match, Name, Redirect, Respond, Route, Scheme, Template,
-    TunnelPolicy, Upstream,
+    TunnelPolicy,
 };
 use crate::proxy;
 
@@ -26,7 +26,8 @@ const LARGEST_BODY: u64 = 1 << 20;
 /// What routes are resolved against.
 pub(super) struct Parts<'p> {
     pub(super) listeners: &'p [Arc<Listener>],
-    pub(super) upstreams: &'p [Arc<Upstream>],
+    /// The names of the upstreams.
+    pub(super) upstreams: BTreeSet<&'p str>,
     pub(super) connect: Duration,
     pub(super) exchange: &'p ExchangeTimes,
     pub(super) sources: &'p Sources,
@@ -88,7 +89,7 @@ fn made(table: &RouteTable) -> Name {
 fn matches(table: &RouteTable, parts: &Parts<'_>) -> Match {
     tell_repeats(table, parts.problems);
     for listener in table.listeners.iter().flatten() {
-        let known: Vec<&str> = parts.listeners.iter().map(|l| l.name.as_str()).collect();
+        let known = parts.listeners.iter().map(|l| l.name.as_str()).collect();
         tell_unknown("route.listener", "listener", listener, &known, parts.problems);
     }
     let mut headers: Vec<_> =
@@ -173,8 +174,7 @@ fn action(table: RouteTable, parts: &Parts<'_>) -> Option<Action> {
 }
 
 fn upstream(name: &Spanned<Name>, parts: &Parts<'_>) -> Action {
-    let known: Vec<&str> = parts.upstreams.iter().map(|u| u.name.as_str()).collect();
-    tell_unknown("route.upstream", "upstream", name, &known, parts.problems);
+    tell_unknown("route.upstream", "upstream", name, &parts.upstreams, parts.problems);
     Action::Upstream(name.get_ref().clone())
 }
 
@@ -243,11 +243,11 @@ fn tell_max_message(table: &RouteTable, problems: &Problems) {
     }
 }
 
-fn tell_unknown(key: &str, what: &str, name: &Spanned<Name>, known: &[&str], problems: &Problems) {
+fn tell_unknown(key: &str, what: &str, name: &Spanned<Name>, known: &BTreeSet<&str>, problems: &Problems) {
     let name_text = name.get_ref().as_str();
-    if !known.contains(&name_text) {
+    if !known.contains(name_text) {
         let what = format!("`{key}`: there is no {what} {}", quoted(name_text));
-        problems.tell(name.span(), what, meant(name_text, known));
+        problems.tell(name.span(), what, meant(name_text, &Vec::from_iter(known.iter().copied())));
     }
 }
 
