@@ -1,6 +1,7 @@
 //! Every address that the gateway listens on, for the life of the address: whatever configuration has it, the sockets are
 //! the same. To close one resets what waits in its queue, so none is closed while it is configured.
 
+use std::collections::HashSet;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use crate::config::{Bind, Config, Listener, Name};
 use crate::downstream::addr::ListenAddr;
 use crate::downstream::listener::Policy;
 use crate::downstream::seat::Budgets;
-use crate::socket::{self, BindError, Listening};
+use crate::socket::{self, BindError, Listening, Ours};
 
 /// The addresses of one configuration.
 #[derive(Debug, Default)]
@@ -29,17 +30,18 @@ impl Addresses {
     pub fn followed_by(&self, config: &Config) -> Result<Self, (Name, BindError)> {
         let workers = config.gateway.workers.get();
         let mut addresses = Vec::new();
+        let mut taken = HashSet::new();
         for listener in &config.listeners {
             for bind in &listener.binds {
-                let sockets = match self.of(&listener.name, *bind) {
+                let sockets = match self.of(&listener.name, *bind, &mut taken) {
                     Some(sockets) => sockets,
-                    None => socket::listen(*bind, workers, &config.tcp, |address| self.known(ListenAddr(address)))
+                    None => socket::listen(*bind, workers, &config.tcp, |address| self.ours(address))
                         .map_err(|error| (listener.name.clone(), error))?,
                 };
                 addresses.push(Address { listener: Arc::clone(listener), bind: *bind, sockets });
             }
         }
-        Ok(Self(addresses))
+        Self(addresses).each_once()
     }
 
     /// Each address with the listener that has it.
@@ -64,10 +66,32 @@ impl Addresses {
         self.not_in(others).map(|(_, listening)| Ok((listening.address, listening.of_worker(worker)?))).collect()
     }
 
-    /// By the words of the configuration: port 0 is another port each time that it is bound.
-    fn of(&self, listener: &Name, bind: Bind) -> Option<Vec<Arc<Listening>>> {
-        let found = self.0.iter().find(|address| address.listener.name == *listener && address.bind == bind)?;
-        Some(found.sockets.clone())
+    /// By the words of the configuration: port 0 is another port each time that it is bound. Where the same words stand there
+    /// more than once, each time the next that nobody has `taken`.
+    fn of(&self, listener: &Name, bind: Bind, taken: &mut HashSet<usize>) -> Option<Vec<Arc<Listening>>> {
+        let is_meant = |address: &Address| address.listener.name == *listener && address.bind == bind;
+        let mut meant = (0..self.0.len()).filter(|index| is_meant(&self.0[*index]));
+        let found = meant.find(|index| taken.insert(*index))?;
+        Some(self.0[found].sockets.clone())
+    }
+
+    /// An address that port 0 was given may stand in the configuration, for another listener.
+    fn each_once(self) -> Result<Self, (Name, BindError)> {
+        let mut seen = HashSet::new();
+        let twice = self.all().find(|(_, listening)| !seen.insert(listening.address));
+        match twice.map(|(listener, listening)| (listener.name.clone(), BindError::given(listening.address))) {
+            Some(error) => Err(error),
+            None => Ok(self),
+        }
+    }
+
+    fn ours(&self, address: ListenAddr) -> Ours {
+        let shares = |listening: &Listening| Bind::Address(listening.address.0).overlaps(Bind::Address(address.0));
+        match self.known(address) {
+            Some(listening) => Ours::Whole(listening),
+            None if self.all().any(|(_, listening)| shares(listening)) => Ours::Part,
+            None => Ours::Nothing,
+        }
     }
 
     /// By the address itself, whoever has it: `*:80` may become `0.0.0.0:80`, and a listener get another name.

@@ -47,19 +47,49 @@ pub struct Listening {
 #[derive(Debug)]
 pub struct BindError {
     address: SocketAddr,
-    source: io::Error,
+    why: Why,
+}
+
+#[derive(Debug)]
+enum Why {
+    /// The kernel has refused it.
+    Refused(io::Error),
+    /// It is the one that another listener has got for port 0.
+    Given,
+}
+
+/// Which of an address the gateway listens on already.
+#[derive(Debug)]
+pub enum Ours {
+    /// All of it, by these sockets.
+    Whole(Arc<Listening>),
+    /// The same port, of an address that has this one or is one of it. That it may not stay has been seen in the configuration.
+    Part,
+    /// Nothing.
+    Nothing,
+}
+
+impl BindError {
+    /// For an address that another listener has got for port 0.
+    pub fn given(address: ListenAddr) -> Self {
+        Self { address: address.0, why: Why::Given }
+    }
 }
 
 impl fmt::Display for BindError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "cannot listen on {}: ", self.address)?;
-        match self.source.kind() {
+        let error = match &self.why {
+            Why::Refused(error) => error,
+            Why::Given => return f.write_str("another listener has got it for its port 0"),
+        };
+        match error.kind() {
             io::ErrorKind::AddrInUse => f.write_str("the address is in use by another process"),
             io::ErrorKind::PermissionDenied => {
                 f.write_str("not allowed: ports below 1024 need root or the capability CAP_NET_BIND_SERVICE")
             }
             io::ErrorKind::AddrNotAvailable => f.write_str("no interface of this machine has the address"),
-            _ => write!(f, "{}", self.source),
+            _ => write!(f, "{error}"),
         }
     }
 }
@@ -67,18 +97,23 @@ impl fmt::Display for BindError {
 // The cause is part of the line above, in words; it would be told twice as a source.
 impl std::error::Error for BindError {}
 
-/// Binds one entry of `bind` for `workers` workers; `known` gives the sockets of an address that is bound already.
+/// Binds one entry of `bind` for `workers` workers; `ours` says what of an address is bound already.
 ///
 /// `*:port` is both families; on a machine without IPv6 it is IPv4 alone.
 pub fn listen(
     bind: Bind,
     workers: usize,
     tcp: &Tcp,
-    known: impl Fn(SocketAddr) -> Option<Arc<Listening>>,
+    ours: impl Fn(ListenAddr) -> Ours,
 ) -> Result<Vec<Arc<Listening>>, BindError> {
-    let listen_on = |address| match known(address) {
-        Some(known) => Ok(known),
-        None => listen_on(address, workers, tcp).map(Arc::new),
+    let listen_on = |address| {
+        let shares = match ours(ListenAddr(address)) {
+            Ours::Whole(listening) => return Ok(listening),
+            Ours::Part => true,
+            Ours::Nothing => false,
+        };
+        let bound = bind_all(address, workers, tcp, shares);
+        bound.map(Arc::new).map_err(|error| BindError { address, why: Why::Refused(error) })
     };
     match bind {
         Bind::Address(address) => Ok(vec![listen_on(address)?]),
@@ -88,7 +123,7 @@ pub fn listen(
             let port = four.address.0.port();
             match listen_on((Ipv6Addr::UNSPECIFIED, port).into()) {
                 Ok(six) => Ok(vec![four, six]),
-                Err(error) if without_ipv6(&error.source) => Ok(vec![four]),
+                Err(BindError { why: Why::Refused(error), .. }) if without_ipv6(&error) => Ok(vec![four]),
                 Err(error) => Err(error),
             }
         }
@@ -100,14 +135,11 @@ fn without_ipv6(error: &io::Error) -> bool {
     missing.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
-fn listen_on(address: SocketAddr, workers: usize, tcp: &Tcp) -> Result<Listening, BindError> {
-    bind_all(address, workers, tcp).map_err(|source| BindError { address, source })
-}
-
 /// The first socket is bound without SO_REUSEPORT and gets it before it listens: with the option at bind, a second
-/// gateway of the same user would silently share the port.
-fn bind_all(address: SocketAddr, workers: usize, tcp: &Tcp) -> io::Result<Listening> {
+/// gateway of the same user would silently share the port. Unless it `shares` the port with an address of ours.
+fn bind_all(address: SocketAddr, workers: usize, tcp: &Tcp, shares: bool) -> io::Result<Listening> {
     let first = socket(address, tcp)?;
+    first.set_reuse_port(shares)?;
     first.bind(&address.into())?;
     first.set_reuse_port(true)?;
     first.listen(backlog(tcp))?;

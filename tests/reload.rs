@@ -572,6 +572,46 @@ fn a_deadline_of_connections_counts_for_those_that_come_after_it() {
     gateway.stop();
 }
 
+/// All of them became the first.
+#[test]
+fn addresses_by_the_same_words_stay_as_many_as_they_are() {
+    let file = |body: &str| {
+        let binds = "[\"127.0.0.1:0\", \"127.0.0.1:0\", \"127.0.0.1:0\"]";
+        format!("[[listener]]\nname = \"web\"\nbind = {binds}\n{}", page("/", body))
+    };
+    let gateway = Gateway::start(&file("one"));
+    let addresses = gateway.addresses("web");
+    gateway.reload(&file("two"));
+    assert_eq!(addresses.len(), 3);
+    addresses.iter().for_each(|address| assert_eq!(Client::get(*address, "/").text(), "two"));
+    assert_eq!(gateway.addresses("web"), addresses, "nothing was bound anew");
+    gateway.stop();
+}
+
+/// It was refused, as if another process had the port: the gateway held all of it when it was to take a part, and a part when it
+/// was to take all.
+#[test]
+fn an_address_becomes_a_part_of_itself_and_the_whole_again() {
+    let file = |bind: &str| format!("[[listener]]\nname = \"web\"\nbind = \"{bind}\"\n{}", page("/", "here"));
+    let gateway = Gateway::start(&file("127.0.0.1:0"));
+    let web = gateway.address("web");
+    let port = web.port();
+    for bind in ["0.0.0.0", "127.0.0.1", "*", "127.0.0.1"] {
+        gateway.reload(&file(&format!("{bind}:{port}")));
+        assert_eq!(Client::get(web, "/").text(), "here", "{bind}");
+        let another = TcpListener::bind(web).map_err(|error| error.kind());
+        assert_eq!(another.err(), Some(std::io::ErrorKind::AddrInUse), "{bind}");
+    }
+    // What port 0 was given is that listener's for as long as it is there.
+    let gateway = Gateway::start(&file("127.0.0.1:0"));
+    let given = gateway.address("web");
+    let other = format!("[[listener]]\nname = \"other\"\nbind = \"{given}\"\n");
+    let refused = gateway.reload_in_vain(&format!("{}{other}", file("127.0.0.1:0")));
+    let told = format!("listener \"other\": cannot listen on {given}: another listener has got it for its port 0");
+    assert!(refused.ends_with(&told), "{refused}");
+    gateway.stop();
+}
+
 /// It was of the listener that it came in by for as long as it was kept: after a renaming it was not routed by the rules of the
 /// new name, and a proxy that was taken out of the trusted ones was believed.
 #[test]

@@ -71,7 +71,7 @@ pub(super) fn unix_or_off(value: &DeValue<'_>) -> Result<Option<PathBuf>, Refusa
 
 impl Bind {
     /// Whether both cannot be bound at once. Port 0 is a new port every time.
-    pub(super) fn overlaps(self, other: Self) -> bool {
+    pub fn overlaps(self, other: Self) -> bool {
         let ((ip, port), (other_ip, other_port)) = (self.parts(), other.parts());
         let same_place = match (ip, other_ip) {
             (Some(a), Some(b)) => a == b || (a.is_ipv4() == b.is_ipv4() && (a.is_unspecified() || b.is_unspecified())),

@@ -17,7 +17,7 @@ use crate::downstream::addr::ListenAddr;
 use crate::own_http::press::Press;
 use crate::own_http::{EXHAUSTED_PAUSE, Open, other_method, plain, response};
 use crate::proxy::body::Body;
-use crate::socket::{self, BindError, Listening};
+use crate::socket::{self, BindError, Listening, Ours};
 
 /// From accept to the end of the answer.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -32,7 +32,7 @@ pub struct Served(Arc<Listening>);
 impl Served {
     /// Binds it.
     pub fn bind(address: SocketAddr, tcp: &Tcp) -> Result<Self, BindError> {
-        let mut bound = socket::listen(Bind::Address(address), 1, tcp, |_| None)?;
+        let mut bound = socket::listen(Bind::Address(address), 1, tcp, |_| Ours::Nothing)?;
         Ok(Self(bound.pop().expect("one address is bound once")))
     }
 
