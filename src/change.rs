@@ -9,7 +9,7 @@ use crate::registry::Order;
 /// What one configuration changes of another.
 #[derive(Debug, Default)]
 pub struct Changes {
-    /// In the order of the file's tables; what is gone comes last.
+    /// In the order of the file's tables; of each kind, what is gone comes last.
     pub differences: Vec<Difference>,
     /// Routes that have changed or are gone, with what becomes of their tunnels. Those whose tunnels stay are left out.
     pub routes: HashMap<Name, (TunnelPolicy, Order)>,

@@ -425,13 +425,18 @@ fn who_asks_for_what_is_not_there_is_told_so() {
     let gateway = Gateway::start(&file("one"));
     let path = socket(&gateway);
     for (request, expected) in [
-        ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", "HTTP/1.1 404 "),
-        ("GET /reload HTTP/1.1\r\nHost: a\r\n\r\n", "HTTP/1.1 405 "),
-        ("POST /status HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n", "HTTP/1.1 405 "),
-        ("nonsense\r\n\r\n", "HTTP/1.1 400 "),
+        ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", ("HTTP/1.1 404 ", r#"{"error":"not found"}"#)),
+        ("GET /reload HTTP/1.1\r\nHost: a\r\n\r\n", ("HTTP/1.1 405 ", r#"{"error":"method not allowed"}"#)),
+        (
+            "POST /status HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n",
+            ("HTTP/1.1 405 ", r#"{"error":"method not allowed"}"#),
+        ),
+        ("nonsense\r\n\r\n", ("HTTP/1.1 400 ", "")),
     ] {
         let answer = raw(&path, request);
-        assert!(answer.starts_with(expected), "{request:?}: {answer}");
+        let (begins, body) = expected;
+        assert!(answer.starts_with(begins), "{request:?}: {answer}");
+        assert_eq!(answer.split("\r\n\r\n").nth(1).map(str::trim_end), Some(body), "{request:?}");
     }
     assert!(raw(&path, "GET /reload HTTP/1.1\r\nHost: a\r\n\r\n").contains("allow: POST\r\n"));
     assert!(

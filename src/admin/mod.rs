@@ -20,7 +20,7 @@ use self::socket::AdminSocket;
 use crate::change::Difference;
 use crate::metrics::Metrics;
 use crate::own_http::press::Press;
-use crate::own_http::{EXHAUSTED_PAUSE, Open, other_method, plain, response};
+use crate::own_http::{EXHAUSTED_PAUSE, Open, allowing, response};
 use crate::proxy::body::Body;
 use crate::reload::{Applied, ReloadError, Reloaded};
 
@@ -77,10 +77,10 @@ impl Desk {
     async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
         match (request.uri().path(), request.method()) {
             ("/status", &Method::GET) => self.status().await,
-            ("/status", _) => other_method("GET"),
+            ("/status", _) => allowing("GET", refusal(StatusCode::METHOD_NOT_ALLOWED, "method not allowed")),
             ("/reload", &Method::POST) => self.reload().await,
-            ("/reload", _) => other_method("POST"),
-            _ => plain(StatusCode::NOT_FOUND, "not found\n"),
+            ("/reload", _) => allowing("POST", refusal(StatusCode::METHOD_NOT_ALLOWED, "method not allowed")),
+            _ => refusal(StatusCode::NOT_FOUND, "not found"),
         }
     }
 
@@ -90,7 +90,7 @@ impl Desk {
             Ok(status) => response(StatusCode::OK, JSON, status),
             Err(error) => {
                 tracing::error!(%error, "the status cannot be told");
-                plain(StatusCode::INTERNAL_SERVER_ERROR, "the status cannot be told\n")
+                refusal(StatusCode::INTERNAL_SERVER_ERROR, "the status cannot be told")
             }
         }
     }
@@ -130,6 +130,10 @@ fn status_of(error: &ReloadError) -> StatusCode {
         ReloadError::NoFile | ReloadError::Start(_) | ReloadError::Draining => StatusCode::CONFLICT,
         ReloadError::Panicked => StatusCode::INTERNAL_SERVER_ERROR,
     }
+}
+
+fn refusal(status: StatusCode, why: &str) -> Response<Body> {
+    json_response(status, &json!({ "error": why }))
 }
 
 fn json_response(status: StatusCode, value: &Value) -> Response<Body> {

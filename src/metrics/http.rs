@@ -15,7 +15,7 @@ use super::Metrics;
 use crate::config::{Bind, Tcp};
 use crate::downstream::addr::ListenAddr;
 use crate::own_http::press::Press;
-use crate::own_http::{EXHAUSTED_PAUSE, Open, other_method, plain, response};
+use crate::own_http::{EXHAUSTED_PAUSE, Open, allowing, plain, response};
 use crate::proxy::body::Body;
 use crate::socket::{self, BindError, Listening, Ours};
 
@@ -95,7 +95,7 @@ impl Pages {
             return plain(StatusCode::NOT_FOUND, "not found\n");
         }
         if request.method() != Method::GET {
-            return other_method("GET");
+            return allowing("GET", plain(StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n"));
         }
         match path {
             "/metrics" => match self.press.page().await {

@@ -123,9 +123,8 @@ pub fn response(status: StatusCode, kind: &'static str, text: Bytes) -> Response
     response
 }
 
-/// 405, with the one method that is understood there.
-pub fn other_method(only: &'static str) -> Response<Body> {
-    let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n");
+/// That answer (405), with the one method that is understood there.
+pub fn allowing(only: &'static str, mut response: Response<Body>) -> Response<Body> {
     response.headers_mut().insert(http::header::ALLOW, HeaderValue::from_static(only));
     response
 }
