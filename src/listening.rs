@@ -75,10 +75,11 @@ impl Addresses {
         Some(self.0[found].sockets.clone())
     }
 
-    /// An address that port 0 was given may stand in the configuration, for another listener.
+    /// An address that port 0 was given, or one that it is a part of, may stand in the configuration for another listener.
     fn each_once(self) -> Result<Self, (Name, BindError)> {
-        let mut seen = HashSet::new();
-        let twice = self.all().find(|(_, listening)| !seen.insert(listening.address));
+        let earlier = |count: usize, address| self.all().take(count).any(|(_, listening)| listening.overlaps(address));
+        let twice = self.all().enumerate().find(|(index, (_, listening))| earlier(*index, listening.address));
+        let twice = twice.map(|(_, found)| found);
         match twice.map(|(listener, listening)| (listener.name.clone(), BindError::given(listening.address))) {
             Some(error) => Err(error),
             None => Ok(self),
@@ -86,10 +87,9 @@ impl Addresses {
     }
 
     fn ours(&self, address: ListenAddr) -> Ours {
-        let shares = |listening: &Listening| Bind::Address(listening.address.0).overlaps(Bind::Address(address.0));
         match self.known(address) {
             Some(listening) => Ours::Whole(listening),
-            None if self.all().any(|(_, listening)| shares(listening)) => Ours::Part,
+            None if self.all().any(|(_, listening)| listening.overlaps(address)) => Ours::Part,
             None => Ours::Nothing,
         }
     }

@@ -173,6 +173,11 @@ impl Listening {
         self.sockets[worker].try_clone()
     }
 
+    /// Whether both cannot be bound at once, but by one who shares it with himself.
+    pub fn overlaps(&self, address: ListenAddr) -> bool {
+        Bind::Address(self.address.0).overlaps(Bind::Address(address.0))
+    }
+
     /// Lets nobody begin to connect any more, on any of its sockets; who has begun comes through. Its sockets are drained
     /// and closed one by one, and the kernel spreads who comes over all that are open: it would put them into queues that
     /// have been looked at for the last time, and reset them when these are closed.

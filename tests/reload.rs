@@ -609,6 +609,10 @@ fn an_address_becomes_a_part_of_itself_and_the_whole_again() {
     let refused = gateway.reload_in_vain(&format!("{}{other}", file("127.0.0.1:0")));
     let told = format!("listener \"other\": cannot listen on {given}: another listener has got it for its port 0");
     assert!(refused.ends_with(&told), "{refused}");
+    let whole = format!("0.0.0.0:{}", given.port());
+    let refused =
+        gateway.reload_in_vain(&format!("{}{}", file("127.0.0.1:0"), other.replace(&given.to_string(), &whole)));
+    assert!(refused.ends_with(&told.replace(&given.to_string(), &whole)), "{refused}");
     gateway.stop();
 }
 

@@ -24,7 +24,8 @@ use crate::worker::{self, Stage};
 /// How long accepting pauses when the machine has nothing left to accept with.
 const EXHAUSTED_PAUSE: Duration = Duration::from_secs(1);
 
-/// How long who has begun to connect when the door was closed may take: a round trip.
+/// How long who has begun to connect when the door was closed may take: a round trip for most; who is farther is reset. Longer
+/// would keep each reload that takes an address out, and each end of the gateway, as long.
 const IN_FLIGHT: Duration = Duration::from_millis(100);
 
 /// One socket of one worker, and what comes in by it.
